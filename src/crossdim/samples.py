@@ -1,0 +1,87 @@
+"""The nouns: what readers return and everything downstream speaks about (numpy only).
+
+Axis legend (fixed everywhere in crossdim):
+
+* ``Image.pixels``: ``(channels, height, width)``, origin top left; colour channels in RGB order.
+* ``Volume.voxels``: ``(channels, depth, height, width)``; depth is the slice axis.
+* ``Volume.affine``: 4x4, maps a voxel index ``(depth, height, width, 1)`` to patient
+  millimetres in RAS+ (x to the right, y to the front, z to the head; NIfTI's convention).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntensityUnit = Literal["uint8", "uint16", "HU", "unit", "arbitrary"]
+"""What an intensity means.
+
+* ``uint8``: display values 0-255; ``uint16``: display values 0-65535;
+* ``HU``: Hounsfield units (CT); ``unit``: already scaled to [0, 1];
+* ``arbitrary``: scanner units without a scale of their own (MR, ultrasound, float data).
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a sample came from, enough to find it again.
+
+    Attributes:
+        path: File or folder that was read.
+        select: What was chosen inside it (a series UID, a 4D volume index, an array and row), if anything.
+        slice_names: For volumes made of files: the file name of each slice along depth, in order.
+        modality: DICOM modality code (``CT``, ``MR``, ``OPT``, ...) when the file says so.
+    """
+
+    path: str
+    select: str | None = None
+    slice_names: tuple[str, ...] = ()
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class Image:
+    """A 2D image: ``pixels (channels, height, width)`` in the file's own numeric type."""
+
+    pixels: NDArray[np.generic]
+    unit: IntensityUnit
+    origin: Origin
+    spacing_mm: tuple[float, float] | None = None
+    """Millimetres between pixel centres along (height, width), when the file says so."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["image"]:
+        """The word for this noun in manifests and contracts."""
+        return "image"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D volume: ``voxels (channels, depth, height, width)`` and its place in the patient."""
+
+    voxels: NDArray[np.generic]
+    affine: NDArray[np.float64]
+    unit: IntensityUnit
+    origin: Origin
+    channel_names: tuple[str, ...] = ()
+    """One name per channel when channels are co-registered series (``("T1", "FLAIR")``)."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["volume"]:
+        """The word for this noun in manifests and contracts."""
+        return "volume"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says about one file."""
+
+    path: str
+    task: str
+    label: str | tuple[str, ...]
+    """The class with the largest probability; for multi-label tasks every class above one half."""
+    probabilities: dict[str, float]
+    details: dict[str, str | float] = field(default_factory=dict)

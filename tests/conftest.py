@@ -1,0 +1,17 @@
+"""Fixtures shared by every room's tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def crossdim_data() -> Path:
+    """Return the folder of real data, or skip with the reason."""
+    folder = Path(os.environ.get("CROSSDIM_DATA", ROOT / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"CROSSDIM_DATA not found: {folder} is not a folder of real data")
+    return folder
