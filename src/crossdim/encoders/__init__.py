@@ -1,0 +1,1 @@
+"""The one attention, the one layer and the one encoder every model is built from."""

@@ -1,0 +1,1 @@
+"""From tensors to tokens: patch grids and position codes."""

@@ -1,0 +1,173 @@
+"""Patches of squares and cubes, and the Unified Patch Embedding (Uni4Eye, section 2.1).
+
+A grid is the number of patches along each axis: ``(rows, columns)`` for images, ``(depth, rows, columns)`` for
+volumes. Tokens are in raster order (last axis fastest); inside a patch values are ordered by position, then channel.
+
+Differs from the authors' code: volumes may have any size and any patch, anisotropic too (theirs must have equal
+first and last axes); the volume stem may be derived from the image stem instead of having weights of its own.
+"""
+
+from itertools import chain
+from math import prod
+from typing import Literal
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossdim.errors import ContractError
+
+Grid = tuple[int, ...]
+VolumeStem = Literal["separate", "inflated"]
+
+
+def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> Grid:
+    """Return the number of patches along each axis.
+
+    Args:
+        size: Spatial size, ``(height, width)`` or ``(depth, height, width)``.
+        patch: Patch size along the same axes.
+
+    Raises:
+        ContractError: The size is not a multiple of the patch.
+    """
+    if len(size) != len(patch) or any(s % p or s < p for s, p in zip(size, patch, strict=False)):
+        raise ContractError(
+            f"input of size {size}",
+            f"not a multiple of the patch {patch} along every axis",
+            "Set the contract's size to a multiple of the patch",
+        )
+    return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
+def patchify(
+    values: Float[Tensor, "batch channels *spatial"], patch: tuple[int, ...]
+) -> Float[Tensor, "batch tokens values"]:
+    """Cut images or volumes into patches, in raster order, values ordered by position then channel.
+
+    Args:
+        values: Two or three spatial axes, each a multiple of the patch.
+        patch: Patch size along the spatial axes.
+    """
+    grid = grid_of(tuple(values.shape[2:]), patch)
+    batch, channels = values.shape[:2]
+    split = values.reshape(batch, channels, *chain.from_iterable(zip(grid, patch, strict=True)))
+    rank = len(grid)
+    order = (0, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2), 1)
+    return split.permute(order).reshape(batch, prod(grid), prod(patch) * channels)
+
+
+def unpatchify(
+    tokens: Float[Tensor, "batch tokens values"], grid: Grid, patch: tuple[int, ...]
+) -> Float[Tensor, "batch channels *spatial"]:
+    """Put patches back together: the inverse of :func:`patchify`.
+
+    Args:
+        tokens: Patches in raster order.
+        grid: Number of patches along each axis.
+        patch: Patch size along each axis.
+    """
+    rank = len(grid)
+    channels = tokens.shape[-1] // prod(patch)
+    split = tokens.reshape(tokens.shape[0], *grid, *patch, channels)
+    order = (0, 1 + 2 * rank, *chain.from_iterable((1 + axis, 1 + rank + axis) for axis in range(rank)))
+    size = tuple(g * p for g, p in zip(grid, patch, strict=True))
+    return split.permute(order).reshape(tokens.shape[0], channels, *size)
+
+
+def inflate_kernel(
+    kernel: Float[Tensor, "dim channels height width"], channels: int, patch: tuple[int, int, int]
+) -> Float[Tensor, "dim volume_channels depth rows columns"]:
+    """Derive a volume kernel from an image kernel so that a constant-depth volume gives the image's token.
+
+    The image kernel is summed over its channels (a grey image is the same value in every channel), shared out over
+    the volume's channels, resized to the patch's rows and columns with its sum kept, and repeated along depth divided
+    by the depth (I3D inflation; Carreira and Zisserman, CVPR 2017).
+
+    Args:
+        kernel: Weight of the image stem.
+        channels: Channels of the volume.
+        patch: Patch of the volume, ``(depth, height, width)``.
+    """
+    depth, height, width = patch
+    plane = kernel.sum(dim=1, keepdim=True) / channels
+    if plane.shape[-2:] != (height, width):
+        area = plane.shape[-2] * plane.shape[-1] / (height * width)
+        plane = F.interpolate(plane, (height, width), mode="bilinear", antialias=True) * area
+    return plane[:, :, None].expand(-1, channels, depth, -1, -1) / depth
+
+
+class UnifiedPatchEmbed(nn.Module):
+    """The stem: squares of an image and cubes of a volume become tokens of one width.
+
+    ``(batch, channels, height, width)`` or ``(batch, channels, depth, height, width)`` → ``(batch, tokens, dim)``.
+
+    Args:
+        dim: Width of the tokens.
+        image_channels: Channels of an image.
+        image_patch: Patch of an image, ``(height, width)``.
+        volume_channels: Channels of a volume.
+        volume_patch: Patch of a volume, ``(depth, height, width)``.
+        volume_stem: ``separate``: weights of its own (the authors'); ``inflated``: derived from the image stem.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        image_channels: int,
+        image_patch: tuple[int, int],
+        volume_channels: int,
+        volume_patch: tuple[int, int, int],
+        volume_stem: VolumeStem = "separate",
+    ) -> None:
+        super().__init__()
+        self.image_patch, self.volume_patch = image_patch, volume_patch
+        self.volume_channels = volume_channels
+        self.image = nn.Conv2d(image_channels, dim, image_patch, image_patch)
+        self.volume = nn.Conv3d(volume_channels, dim, volume_patch, volume_patch) if volume_stem == "separate" else None
+
+    def patch_of(self, values: Float[Tensor, "batch channels *spatial"]) -> tuple[int, ...]:
+        """Return the patch size for a batch by its rank.
+
+        Raises:
+            ContractError: The batch is neither images nor volumes, or has the wrong number of channels.
+        """
+        patch: tuple[int, ...]
+        if values.ndim == 4:
+            patch, channels = self.image_patch, self.image.in_channels
+        elif values.ndim == 5:
+            patch, channels = self.volume_patch, self.volume_channels
+        else:
+            raise ContractError(
+                f"input of shape {tuple(values.shape)}",
+                "neither images (batch, channels, height, width) nor volumes (batch, channels, depth, height, width)",
+                "Add the batch and channel axes",
+            )
+        if values.shape[1] != channels:
+            raise ContractError(
+                f"input of shape {tuple(values.shape)}",
+                f"has {values.shape[1]} channels where this model takes {channels}",
+                "Prepare the input with the contract saved beside the model",
+            )
+        return patch
+
+    def forward(self, values: Float[Tensor, "batch channels *spatial"]) -> Float[Tensor, "batch tokens dim"]:
+        """Embed every patch.
+
+        Args:
+            values: A batch of images or of volumes.
+        """
+        patch = self.patch_of(values)
+        if values.ndim == 4:
+            kernel, bias = self.image.weight, self.image.bias
+        elif self.volume is not None:
+            kernel, bias = self.volume.weight, self.volume.bias
+        else:
+            kernel, bias = (
+                inflate_kernel(self.image.weight, self.volume_channels, self.volume_patch),
+                self.image.bias,
+            )
+        # A convolution whose stride is its kernel is one matrix product over patches, and faster as one on a CPU.
+        flat = rearrange(kernel, "dim channels ... -> dim (...) channels").flatten(1)
+        return F.linear(patchify(values, patch).to(flat.dtype), flat, bias)
