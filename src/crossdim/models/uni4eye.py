@@ -17,18 +17,16 @@ Differs from the authors' code (each behaviour of theirs is an option, see docs/
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, no_type_check
 
 import torch
-from huggingface_hub.dataclasses import strict
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 
 from crossdim.encoders.transformer import TransformerEncoder, TransformerShape
-from crossdim.errors import ContractError, nearest
+from crossdim.errors import ContractError
 from crossdim.heads.classification import ClassificationHead, Problem, classification_loss, probabilities
 from crossdim.heads.gradients import GradientTarget, image_gradient, volume_gradient
 from crossdim.heads.reconstruction import (
@@ -38,142 +36,9 @@ from crossdim.heads.reconstruction import (
     normalise_patches,
 )
 from crossdim.masking import block_noise, hide_padding_first, mask_by_noise
+from crossdim.models.uni4eye_config import Uni4EyeConfig, pair, triple
 from crossdim.tokens.grid import Grid, UnifiedPatchEmbed, VolumeStem, grid_of, patchify
 from crossdim.tokens.positions import GridPositions, PositionKind
-
-PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
-    | {"decoder_hidden_size": 128, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4}
-    | {"decoder_intermediate_size": 512},
-    "small": {
-        "hidden_size": 384,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 6,
-        "intermediate_size": 1536,
-    }
-    | {"decoder_hidden_size": 256, "decoder_num_hidden_layers": 4, "decoder_num_attention_heads": 8}
-    | {"decoder_intermediate_size": 1024},
-    "base": {},
-    "large": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    },
-}
-"""DeiT/MAE encoder sizes; base and large keep the paper's decoder (512 wide, 8 layers, 16 heads)."""
-
-_HUGGING_FACE_KEYS = frozenset(
-    {"attn_implementation", "name_or_path", "num_labels", "output_attentions", "torch_dtype"}
-)
-
-
-@no_type_check
-@strict
-class Uni4EyeConfig(PreTrainedConfig):
-    """Sizes and options of every Uni4Eye model; sizes are ``(height, width)`` or ``(depth, height, width)``.
-
-    Attributes:
-        hidden_size: Width of the encoder.
-        num_hidden_layers: Layers of the encoder.
-        num_attention_heads: Heads of the encoder.
-        intermediate_size: Width inside the encoder's MLPs.
-        qkv_bias: Whether qkv projections have a bias.
-        layer_norm_eps: Epsilon of every LayerNorm.
-        drop_path_rate: Stochastic depth of the last encoder layer.
-        image_size: Image size of the position table; other sizes work too.
-        num_channels: Channels of an image.
-        patch_size: Patch of an image.
-        volume_size: Volume size of the position table; other sizes work too.
-        num_volume_channels: Channels of a volume.
-        volume_patch_size: Patch of a volume; may be anisotropic.
-        volume_stem: ``separate`` weights for volumes, or ``inflated`` from the image stem.
-        image_positions: ``sincos``, a stored ``table``, or ``none``.
-        volume_positions: Likewise for volumes.
-        decoder_hidden_size: Width of both decoders.
-        decoder_num_hidden_layers: Layers of each decoder.
-        decoder_num_attention_heads: Heads of each decoder.
-        decoder_intermediate_size: Width inside the decoders' MLPs.
-        mask_ratio: Share of hidden image tokens.
-        volume_mask_ratio: Share of hidden volume tokens.
-        volume_masking: Hide volume tokens one by one (``random``) or in blocks of neighbours (``block``).
-        volume_mask_block: Tokens per block along each axis.
-        shared_decoder_norm: One final norm for both decoders, as released.
-        norm_pix_loss: Normalise each target patch of the intensity branch.
-        gradient_decoder: Whether there is a second decoder.
-        gradient_target: Recipe of the image gradient map.
-        edge_scale: Factor on the gradient maps; 1/48 maps a unit step to at most 1.
-        intensity_weight: λ1 of the paper's loss.
-        gradient_weight: λ2 of the paper's loss.
-        pooling: Feature for classification: the class token, or the mean of the patch tokens.
-        problem: What the classes are to one another.
-        label_smoothing: Share of the target spread over all classes.
-        class_weights: Weight of each class in the loss.
-    """
-
-    model_type = "uni4eye"
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    qkv_bias: bool = True
-    layer_norm_eps: float = 1e-6
-    drop_path_rate: float | int = 0.0
-    image_size: tuple[int, int] | list[int] | int = (224, 224)
-    num_channels: int = 3
-    patch_size: tuple[int, int] | list[int] | int = (16, 16)
-    volume_size: tuple[int, int, int] | list[int] | int = (96, 96, 96)
-    num_volume_channels: int = 1
-    volume_patch_size: tuple[int, int, int] | list[int] | int = (16, 16, 16)
-    volume_stem: Literal["separate", "inflated"] = "separate"
-    image_positions: Literal["sincos", "table", "none"] = "sincos"
-    volume_positions: Literal["sincos", "table", "none"] = "sincos"
-    decoder_hidden_size: int = 512
-    decoder_num_hidden_layers: int = 8
-    decoder_num_attention_heads: int = 16
-    decoder_intermediate_size: int = 2048
-    mask_ratio: float | int = 0.75
-    volume_mask_ratio: float | int = 0.75
-    volume_masking: Literal["random", "block"] = "random"
-    volume_mask_block: tuple[int, int, int] | list[int] = (2, 2, 2)
-    shared_decoder_norm: bool = False
-    norm_pix_loss: bool = False
-    gradient_decoder: bool = True
-    gradient_target: Literal["float", "uint8", "uint8_chw"] = "float"
-    edge_scale: float | int = 1 / 48
-    intensity_weight: float | int = 1.0
-    gradient_weight: float | int = 1.0
-    pooling: Literal["cls", "mean"] = "cls"
-    problem: Literal["multiclass", "multilabel", "ordinal"] = "multiclass"
-    label_smoothing: float | int = 0.0
-    class_weights: tuple[float, ...] | list[float] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        known = set(type(self).__dataclass_fields__)
-        for key in kwargs:
-            if not key.startswith("_") and key not in _HUGGING_FACE_KEYS and not hasattr(type(self), key):
-                raise ContractError(f"Uni4EyeConfig({key}=...)", "no such key", nearest(key, known))
-        for key, rank in (("image_size", 2), ("patch_size", 2), ("volume_size", 3), ("volume_patch_size", 3)):
-            value = getattr(self, key)
-            setattr(self, key, (value,) * rank if isinstance(value, int) else tuple(value))
-        self.volume_mask_block = tuple(self.volume_mask_block)
-        super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> "Uni4EyeConfig":
-        """Return a named size: ``tiny``, ``small``, ``base`` or ``large``.
-
-        Args:
-            name: Name of the size.
-            **overrides: Any other key of the config.
-
-        Raises:
-            ContractError: The name is unknown.
-        """
-        if name not in PRESETS:
-            raise ContractError(f"preset '{name}'", "no such size", nearest(name, PRESETS))
-        return cls(**{**PRESETS[name], **overrides})
 
 
 @dataclass
@@ -277,8 +142,9 @@ class Uni4EyePreTrainedModel(PreTrainedModel):
 def _positions(config: Uni4EyeConfig, dim: int) -> GridPositions:
     image: PositionKind = config.image_positions
     volume: PositionKind = config.volume_positions
-    image_grid = grid_of(config.image_size, config.patch_size)
-    return GridPositions(dim, image, image_grid, volume, grid_of(config.volume_size, config.volume_patch_size))
+    image_grid = grid_of(pair(config.image_size), pair(config.patch_size))
+    volume_grid = grid_of(triple(config.volume_size), triple(config.volume_patch_size))
+    return GridPositions(dim, image, image_grid, volume, volume_grid)
 
 
 class Uni4EyeModel(Uni4EyePreTrainedModel):
@@ -294,9 +160,9 @@ class Uni4EyeModel(Uni4EyePreTrainedModel):
         self.patch_embed = UnifiedPatchEmbed(
             config.hidden_size,
             config.num_channels,
-            config.patch_size,
+            pair(config.patch_size),
             config.num_volume_channels,
-            config.volume_patch_size,
+            triple(config.volume_patch_size),
             stem,
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
@@ -398,7 +264,7 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
             config.qkv_bias,
             config.layer_norm_eps,
         )
-        square, cube = prod(config.patch_size), prod(config.volume_patch_size)
+        square, cube = prod(pair(config.patch_size)), prod(triple(config.volume_patch_size))
         maps = 3 if config.gradient_target == "uint8_chw" else 1
         self.decoder_positions = _positions(config, config.decoder_hidden_size)
         self.intensity_decoder = ReconstructionDecoder(
@@ -445,15 +311,17 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
                 "holds neither images nor volumes",
                 "Give pixel_values, voxel_values or both",
             )
-        output = Uni4EyeForPreTrainingOutput(losses={})
-        parts: list[Tensor] = []
+        output = Uni4EyeForPreTrainingOutput()
+        losses: dict[str, Tensor] = {}
         if pixel_values is not None:
             output.image = self._branch("image", pixel_values, noise, gradient_target, padding_mask)
-            parts.append(self._loss("image", output.image, padding_mask, output.losses))
+            losses |= {f"image/{name}": part for name, part in self._losses(output.image, padding_mask).items()}
         if voxel_values is not None:
             output.volume = self._branch("volume", voxel_values, voxel_noise, voxel_gradient_target, voxel_padding_mask)
-            parts.append(self._loss("volume", output.volume, voxel_padding_mask, output.losses))
-        output.loss = torch.stack(parts).sum()
+            losses |= {f"volume/{name}": part for name, part in self._losses(output.volume, voxel_padding_mask).items()}
+        weights = {"intensity": self.config.intensity_weight, "gradient": self.config.gradient_weight}
+        output.losses = losses
+        output.loss = torch.stack([weights[key.split("/")[1]] * part for key, part in losses.items()]).sum()
         return output
 
     def _branch(
@@ -468,7 +336,7 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
         if noise is None:
             noise = torch.rand(values.shape[0], prod(grid), device=values.device)
         if kind == "volume" and self.config.volume_masking == "block":
-            noise = block_noise(noise, grid, self.config.volume_mask_block)
+            noise = block_noise(noise, grid, triple(self.config.volume_mask_block))
         encoded = self.uni4eye(values, noise=noise, padding_mask=padding_mask)
         target = patchify(values, patch)
         branch = BranchOutput(
@@ -500,25 +368,22 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
         recipe: GradientTarget = self.config.gradient_target
         return image_gradient(values, recipe, self.config.edge_scale)
 
-    def _loss(
-        self,
-        kind: Kind,
-        branch: BranchOutput,
-        padding_mask: Bool[Tensor, "batch tokens"] | None,
-        losses: dict[str, Tensor] | None,
-    ) -> Float[Tensor, ""]:
-        """Add the parts of one modality to ``losses`` and return their weighted sum."""
+    @staticmethod
+    def _losses(
+        branch: BranchOutput, padding_mask: Bool[Tensor, "batch tokens"] | None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the loss of each decoder, over the tokens that are hidden and hold data."""
         assert branch.mask is not None
-        assert losses is not None
         counts = branch.mask if padding_mask is None else branch.mask * ~padding_mask
-        intensity = masked_mean_squared_error(branch.prediction, branch.target, counts)
-        losses[f"{kind}/intensity"] = intensity
-        loss = self.config.intensity_weight * intensity
-        if branch.gradient_prediction is not None:
-            gradient = masked_mean_squared_error(branch.gradient_prediction, branch.gradient_target, counts)
-            losses[f"{kind}/gradient"] = gradient
-            loss = loss + self.config.gradient_weight * gradient
-        return loss
+        pairs = {
+            "intensity": (branch.prediction, branch.target),
+            "gradient": (branch.gradient_prediction, branch.gradient_target),
+        }
+        return {
+            name: masked_mean_squared_error(prediction, target, counts)
+            for name, (prediction, target) in pairs.items()
+            if prediction is not None and target is not None
+        }
 
 
 class Uni4EyeForImageClassification(Uni4EyePreTrainedModel):
@@ -532,7 +397,7 @@ class Uni4EyeForImageClassification(Uni4EyePreTrainedModel):
         self.uni4eye = Uni4EyeModel(config)
         problem: Problem = config.problem
         norm_eps = config.layer_norm_eps if config.pooling == "mean" else None
-        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, problem, norm_eps)
+        self.classifier = ClassificationHead(config.hidden_size, len(config.id2label or ()), problem, norm_eps)
         weights = None if config.class_weights is None else torch.tensor(config.class_weights)
         if weights is not None and len(weights) != config.num_labels:
             raise ContractError(
