@@ -122,12 +122,12 @@ class Uni4EyeConfig(PreTrainedConfig):
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
     drop_path_rate: float | int = 0.0
-    image_size: tuple[int, int] | list[int] | int = (224, 224)
+    image_size: tuple[int, ...] | list[int] | int = (224, 224)
     num_channels: int = 3
-    patch_size: tuple[int, int] | list[int] | int = (16, 16)
-    volume_size: tuple[int, int, int] | list[int] | int = (96, 96, 96)
+    patch_size: tuple[int, ...] | list[int] | int = (16, 16)
+    volume_size: tuple[int, ...] | list[int] | int = (96, 96, 96)
     num_volume_channels: int = 1
-    volume_patch_size: tuple[int, int, int] | list[int] | int = (16, 16, 16)
+    volume_patch_size: tuple[int, ...] | list[int] | int = (16, 16, 16)
     volume_stem: Literal["separate", "inflated"] = "separate"
     image_positions: Literal["sincos", "table", "none"] = "sincos"
     volume_positions: Literal["sincos", "table", "none"] = "sincos"
@@ -138,7 +138,7 @@ class Uni4EyeConfig(PreTrainedConfig):
     mask_ratio: float | int = 0.75
     volume_mask_ratio: float | int = 0.75
     volume_masking: Literal["random", "block"] = "random"
-    volume_mask_block: tuple[int, int, int] | list[int] | int = (2, 2, 2)
+    volume_mask_block: tuple[int, ...] | list[int] | int = (2, 2, 2)
     shared_decoder_norm: bool = False
     norm_pix_loss: bool = False
     gradient_decoder: bool = True
