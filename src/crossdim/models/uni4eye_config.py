@@ -108,6 +108,7 @@ class Uni4EyeConfig(PreTrainedConfig):
         intensity_weight: λ1 of the paper's loss.
         gradient_weight: λ2 of the paper's loss.
         pooling: Feature for classification: the class token, or the mean of the patch tokens.
+        task: Name of what the classes answer ("grade"), for people and files.
         problem: What the classes are to one another.
         label_smoothing: Share of the target spread over all classes.
         class_weights: Weight of each class in the loss.
@@ -147,6 +148,7 @@ class Uni4EyeConfig(PreTrainedConfig):
     intensity_weight: float | int = 1.0
     gradient_weight: float | int = 1.0
     pooling: Literal["cls", "mean"] = "cls"
+    task: str = ""
     problem: Literal["multiclass", "multilabel", "ordinal"] = "multiclass"
     label_smoothing: float | int = 0.0
     class_weights: tuple[float, ...] | list[float] | None = None
