@@ -17,6 +17,7 @@ Differs from the authors' code (each behaviour of theirs is an option, see docs/
 
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -225,25 +226,35 @@ class Uni4EyeModel(Uni4EyePreTrainedModel):
             mask = mask_by_noise(hide_padding_first(noise, padding_mask), ratio)
             visible = tokens.gather(1, mask.ids_keep[..., None].expand(-1, -1, tokens.shape[-1]))
             hidden = self.encoder(torch.cat([cls_token, visible], dim=1))
-            return Uni4EyeModelOutput(hidden, self._pool(hidden, None), mask.mask, mask.ids_keep, mask.ids_restore)
+            return Uni4EyeModelOutput(hidden, self.pool(hidden), mask.mask, mask.ids_keep, mask.ids_restore)
         sequence = torch.cat([cls_token, tokens], dim=1)
         if padding_mask is None or not bool(padding_mask.any()):
             hidden = self.encoder(sequence)
-            return Uni4EyeModelOutput(hidden, self._pool(hidden, None))
+            return Uni4EyeModelOutput(hidden, self.pool(hidden))
         real = torch.cat([torch.ones_like(padding_mask[:, :1]), ~padding_mask], dim=1)
         packed = self.encoder(sequence[real][None], real.sum(dim=1).tolist())
         hidden = torch.zeros(sequence.shape, dtype=packed.dtype, device=packed.device)
         hidden = hidden.masked_scatter(real[..., None], packed)
-        return Uni4EyeModelOutput(hidden, self._pool(hidden, real[:, 1:]))
+        return Uni4EyeModelOutput(hidden, self.pool(hidden, padding_mask))
 
-    def _pool(
-        self, hidden: Float[Tensor, "batch tokens dim"], real: Bool[Tensor, "batch patches"] | None
+    def pool(
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        padding_mask: Bool[Tensor, "batch patches"] | None = None,
+        pooling: Literal["cls", "mean"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        if self.config.pooling == "cls":
+        """Turn tokens into one feature per sample.
+
+        Args:
+            hidden: Encoder output, class token first; zero where padded.
+            padding_mask: True where a patch holds padding only.
+            pooling: Class token or mean of the patch tokens; the config's when left out.
+        """
+        if (pooling or self.config.pooling) == "cls":
             return hidden[:, 0]
-        if real is None:
+        if padding_mask is None:
             return hidden[:, 1:].mean(dim=1)
-        return hidden[:, 1:].sum(dim=1) / real.sum(dim=1, keepdim=True).clamp_min(1).to(hidden)
+        return hidden[:, 1:].sum(dim=1) / (~padding_mask).sum(dim=1, keepdim=True).clamp_min(1).to(hidden)
 
 
 class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
