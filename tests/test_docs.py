@@ -83,8 +83,9 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
 
 
 def test_a_block_is_run_unless_the_line_above_says_why_not():
-    page = "```bash\nrun me\n```\n<!-- not run: a reason -->\n```bash\nnot me\n```\n<!-- not run: -->\n```python\nme too\n```\n"
-    assert [block.code for block in runnable_blocks(page)] == ["run me\n", "me too\n"]
+    run, skipped = "```bash\nrun me\n```\n", "<!-- not run: a reason -->\n```bash\nnot me\n```\n"
+    without_reason = "<!-- not run: -->\n```python\nme too\n```\n"
+    assert [block.code for block in runnable_blocks(run + skipped + without_reason)] == ["run me\n", "me too\n"]
 
 
 def test_an_indented_block_loses_its_indent_and_keeps_its_line():

@@ -42,6 +42,9 @@ COMPRESSED_SYNTAXES = (
 """Keywords of pydicom.uid, for every syntax that pydicom has a decoder for."""
 
 GIBIBYTE = 2**30
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux states the memory of a container."""
+
 FAILURES = (ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError)
 """What a broken or ill-matched installation raises; a check reports it and the next one goes on."""
 
@@ -149,8 +152,7 @@ def usable_cores() -> int:
 def usable_memory() -> int:
     """Return the bytes of memory that this process may use: the machine's, or its container's if that is less."""
     machine = psutil.virtual_memory().total
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    text = MEMORY_LIMIT.read_text(encoding="ascii").strip() if MEMORY_LIMIT.is_file() else "max"
     return min(machine, int(text)) if text.isdigit() else machine
 
 
@@ -275,12 +277,9 @@ def _train_one_step() -> str:
 
     device = find_devices()[0].kind
     config = Uni4EyeConfig.preset("tiny", image_size=(32, 32), volume_size=(32, 32, 32), num_hidden_layers=2)
-    generator = torch.Generator().manual_seed(0)
-    model = Uni4EyeForPreTraining(config).to(device)
-    output = model(
-        pixel_values=torch.rand(2, 3, 32, 32, generator=generator).to(device),
-        voxel_values=torch.rand(2, 1, 32, 32, 32, generator=generator).to(device),
-    )
+    with torch.device(device):
+        model = Uni4EyeForPreTraining(config)
+        output = model(pixel_values=torch.rand(2, 3, 32, 32), voxel_values=torch.rand(2, 1, 32, 32, 32))
     output.loss.backward()
     if not torch.isfinite(output.loss):
         raise RuntimeError(f"the loss is {output.loss.item()} on {device}")
