@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from crossdim.errors import ReadError, RecipeError, nearest
 
 SplitName = Literal["train", "val", "test"]
+TaskKind = Literal["multiclass", "multilabel", "ordinal"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 Progress = Callable[[int, int], None]
@@ -41,7 +42,7 @@ class Task(_Strict):
         classes: The classes' names; a label is an index into them. Ordinal classes go from least to most.
     """
 
-    kind: Literal["multiclass", "multilabel", "ordinal"]
+    kind: TaskKind
     classes: tuple[str, ...]
 
     @field_validator("classes")

@@ -1,0 +1,159 @@
+"""What scans of folders and tables share: opening every file once, and finding out whose it is."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePath
+from typing import Literal
+
+from crossdim.datasets.manifest import Progress, Skipped, SplitName, Task, TaskKind, source_of
+from crossdim.errors import CrossdimError, RecipeError
+
+Kind = Literal["image", "volume"]
+
+SPLIT_WORDS: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call the parts of a data set, in folders and tables (in small letters)."""
+
+PatientRule = Callable[[str, str, str], str | None]
+"""From (root, folder below which patients begin, path with selector), all absolute, to a patient id or None."""
+
+_REMEDY = "Give 'file', 'folder', 'dicom', or an expression such as '(sub-\\d+)'"
+
+
+def kinds_of(paths: Sequence[str], progress: Progress | None = None) -> tuple[dict[str, Kind], tuple[Skipped, ...]]:
+    """Open every file, and return what those that can be read are, and why the others cannot.
+
+    Args:
+        paths: Absolute paths as ``readers.read`` takes them.
+        progress: Called after each file.
+    """
+    from crossdim import readers
+
+    kinds: dict[str, Kind] = {}
+    skipped = []
+    for done, path in enumerate(paths, 1):
+        try:
+            kinds[path] = readers.inspect(path).kind
+        except CrossdimError as error:
+            skipped.append(Skipped(path, error.reason))
+        if progress:
+            progress(done, len(paths))
+    return kinds, tuple(skipped)
+
+
+def relative(root: str, path: str) -> str:
+    """Return a path as manifests hold it: relative to the root with forward slashes, absolute outside it.
+
+    Args:
+        root: Absolute folder.
+        path: Absolute path, with or without selector.
+    """
+    if os.path.commonpath([root, os.path.dirname(path)]) != root and path != root:
+        return path
+    return PurePath(os.path.relpath(path, root)).as_posix()
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names sorted as people count: ``grade 2`` before ``grade 10``.
+
+    Args:
+        names: Any names.
+    """
+
+    def key(name: str) -> tuple[list[str | int], str]:
+        # split at numbers, so that text and numbers take turns and are compared with their like
+        parts = re.split(r"(\d+)", name.casefold())
+        return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+    return sorted(names, key=key)
+
+
+def task_of(place: str, kind: TaskKind, classes: Sequence[str]) -> Task:
+    """Return a task of these classes.
+
+    Args:
+        place: Where they come from, for the error.
+        kind: The kind of task.
+        classes: Their names in the order of their indices.
+
+    Raises:
+        RecipeError: If there is nothing to tell apart: fewer than two classes (than one for multilabel), or the same
+            one twice.
+    """
+    twice = [name for name, times in Counter(classes).items() if times > 1]
+    if twice:
+        raise RecipeError(place, f"has the class '{twice[0]}' twice", "List every class once")
+    if len(classes) < (1 if kind == "multilabel" else 2):
+        reason = f"has {len(classes)} classes ({', '.join(classes)}), too few to tell apart"
+        raise RecipeError(place, reason, "Check where the classes come from, or make a manifest without labels")
+    return Task(kind=kind, classes=tuple(classes))
+
+
+def patient_rule(patient: str) -> PatientRule:
+    r"""Return what finds the patient of a file.
+
+    Args:
+        patient: ``file``: every file, and every series folder, is a patient of its own. ``folder``: the first folder
+            below the class (below the root where there are no classes) is a patient. ``dicom``: the file's PatientID
+            is, hashed so that it does not leave the file; other files count as with ``file``. Anything else is a
+            regular expression with one group, searched in the path relative to the root, such as ``(sub-\d+)``.
+
+    Raises:
+        RecipeError: If it is none of these.
+    """
+    named: dict[str, PatientRule] = {"file": _by_file, "folder": _by_folder, "dicom": _by_dicom}
+    if patient in named:
+        return named[patient]
+    try:
+        expression = re.compile(patient)
+    except re.error as error:
+        raise RecipeError(f"patient '{patient}'", f"is not a regular expression ({error})", _REMEDY) from error
+    if expression.groups != 1:
+        raise RecipeError(f"patient '{patient}'", f"has {expression.groups} groups and needs one", _REMEDY)
+
+    def search(root: str, base: str, path: str) -> str | None:
+        found = expression.search(relative(root, source_of(path)))
+        return found[1] or None if found else None
+
+    return search
+
+
+def _by_file(root: str, base: str, path: str) -> str:
+    return re.sub(r"(\.nii)?\.[A-Za-z]\w{1,5}$", "", relative(root, source_of(path)))
+
+
+def _by_folder(root: str, base: str, path: str) -> str | None:
+    source = source_of(path)
+    parts = PurePath(os.path.relpath(source, base)).parts
+    folders = parts if os.path.isdir(source) else parts[:-1]
+    return folders[0] if folders else None
+
+
+def _by_dicom(root: str, base: str, path: str) -> str:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    source = source_of(path)
+    selector = path.removeprefix(source).removeprefix("#")
+    files = sorted(entry.path for entry in os.scandir(source) if entry.is_file()) if os.path.isdir(source) else [source]
+    for file in files:
+        try:
+            tags = ["PatientID", "SeriesInstanceUID", "SeriesNumber"]
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
+        except InvalidDicomError:
+            continue
+        series = (str(header.get("SeriesInstanceUID")), str(header.get("SeriesNumber")))
+        if header.get("PatientID") and (not selector or selector in series):
+            return f"dicom-{hashlib.sha256(str(header.PatientID).encode()).hexdigest()[:12]}"
+    return _by_file(root, base, path)

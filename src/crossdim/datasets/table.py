@@ -1,0 +1,227 @@
+"""A table (CSV) that names files, with labels, patients and parts in columns."""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from crossdim.datasets.manifest import Header, Manifest, Progress, Record, Skipped, SplitName, Task, source_of
+from crossdim.datasets.scan import SPLIT_WORDS, Kind, in_order, kinds_of, relative, task_of
+from crossdim.errors import ReadError, RecipeError, nearest
+
+_MISSING = {"", "na", "n/a", "nan", "null"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what.
+
+    Attributes:
+        path: File relative to the folder; several columns are the channels of one sample.
+        labels: One task each, named as the column.
+        id: Unique name of a sample; the path if left out.
+        patient: Patient id; every sample is a patient of its own if left out.
+        split: ``train``, ``val`` or ``test`` (``validation``, ``testing``, ... are understood).
+        suffix: Ending to add to every path, such as ``.jpg``, where the column leaves it out.
+    """
+
+    path: str | tuple[str, ...] = "path"
+    labels: tuple[str, ...] = ()
+    id: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    suffix: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The columns of paths, also where there is one."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table; ``number`` as a spreadsheet counts, ``files`` absolute."""
+
+    number: int
+    cells: Mapping[str, str]
+    id: str
+    patient: str
+    files: tuple[str, ...]
+
+
+def from_table(
+    table: str | os.PathLike[str],
+    columns: Columns,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    ordinal: Mapping[str, Sequence[str]] | None = None,
+    multilabel: Sequence[str] = (),
+    separator: str = "|",
+    missing: Literal["refuse", "skip"] = "refuse",
+    progress: Progress | None = None,
+) -> Manifest:
+    """Return the manifest of the files that a table names. Every file is opened once.
+
+    The separator of columns (comma, semicolon or tab) is seen from the first line. Rows are counted as spreadsheets
+    do, the names of the columns being row 1. A cell that is empty, ``NA``, ``N/A``, ``NaN`` or ``null`` is no label.
+
+    Args:
+        table: The file, in UTF-8.
+        columns: Which column holds what.
+        folder: Folder that paths are relative to; the table's own if left out.
+        ordinal: Classes from least to most, for each ordinal column of labels.
+        multilabel: Columns whose cells hold several classes (``drusen|oedema``); the separator alone means none.
+        separator: What stands between them.
+        missing: What to do about files that are not there: refuse the table, or list them in ``skipped``.
+        progress: Called after each file.
+
+    Raises:
+        ReadError: If the table is not there or no UTF-8 text, or files are missing.
+        RecipeError: If a column is missing, or a cell holds what it should not, naming row and column.
+    """
+    place = os.path.abspath(table)
+    root = os.path.abspath(folder if folder is not None else os.path.dirname(place))
+    ordinal = ordinal or {}
+    _check_columns(columns, (*ordinal, *multilabel))
+    rows = _rows(place, root, columns)
+    _check_ids(place, rows)
+    tasks = {column: _task(place, rows, column, ordinal, multilabel, separator) for column in columns.labels}
+
+    absent = [(row, file) for row in rows for file in row.files if not os.path.exists(source_of(file))]
+    if absent and (missing == "refuse" or len({row.number for row, _ in absent}) == len(rows)):
+        shown = ", ".join(f"row {row.number}: {relative(root, file)}" for row, file in absent[:5])
+        reason = f"{len(absent)} files are not in {root} ({shown}{', ...' if len(absent) > 5 else ''})"
+        raise ReadError(place, reason, "Check the folder and the suffix, or skip what is missing")
+    gone = {file for _, file in absent}
+    present = sorted({file for row in rows for file in row.files} - gone)
+    kinds, unreadable = kinds_of(present, progress)
+    why_not = {skip.path: skip.reason for skip in unreadable} | dict.fromkeys(gone, "is not there")
+
+    records, skipped = [], []
+    for row in rows:
+        problem = _problem(row, kinds, why_not)
+        if problem:
+            skipped.append(Skipped(f"{place}, row {row.number}", problem))
+            continue
+        labels = {
+            column: label
+            for column, task in tasks.items()
+            if (label := _label(place, row, column, task, separator)) is not None
+        }
+        split = _split(place, row, columns.split)
+        paths = tuple(relative(root, file) for file in row.files)
+        kind = kinds[row.files[0]]
+        patient = row.patient or row.id
+        records.append(Record(id=row.id, patient_id=patient, split=split, kind=kind, paths=paths, labels=labels))
+    name = os.path.splitext(os.path.basename(place))[0]
+    header = Header(name=name, root=root, tasks=tasks, source=f"table {os.path.basename(place)}")
+    return Manifest(header, tuple(records), tuple(skipped))
+
+
+def _rows(table: str, root: str, columns: Columns) -> list[_Row]:
+    lines = _lines(table, columns)
+    header = [name.strip() for name in lines[0]]
+    wanted = (*columns.paths, *columns.labels, columns.id, columns.patient, columns.split)
+    for name in wanted:
+        if name is not None and name not in header:
+            raise RecipeError(f"{table}, column '{name}'", "is not in the table", nearest(name, filter(None, header)))
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        if not any(cell.strip() for cell in line):
+            continue
+        cells = {name: cell.strip() for name, cell in zip(header, line, strict=False)}
+        cells = {name: cells.get(name, "") for name in wanted if name is not None}
+        empty = [name for name in (*columns.paths, columns.id, columns.patient) if name is not None and not cells[name]]
+        if empty:
+            raise RecipeError(f"{table}, row {number}", f"column '{empty[0]}' is empty", "Fill it in, or drop the row")
+        files = tuple(os.path.normpath(os.path.join(root, cells[name] + columns.suffix)) for name in columns.paths)
+        id_ = cells[columns.id] if columns.id else relative(root, files[0])
+        rows.append(_Row(number, cells, id_, cells[columns.patient] if columns.patient else id_, files))
+    if not rows:
+        raise RecipeError(table, "has no row below the names of its columns", "Give a table with one row a sample")
+    return rows
+
+
+def _lines(table: str, columns: Columns) -> list[list[str]]:
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            return list(csv.reader(file, delimiter=delimiter)) or [[]]
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ReadError(table, "is not a file", "Check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ReadError(table, f"is not a table in UTF-8 ({error})", "Save it as CSV in UTF-8") from error
+
+
+def _check_columns(columns: Columns, described: Iterable[str]) -> None:
+    for name in described:
+        if name not in columns.labels:
+            remedy = nearest(name, columns.labels) if columns.labels else "Add it to the labels"
+            raise RecipeError(f"column '{name}'", "is described, and is not one of the labels", remedy)
+
+
+def _check_ids(table: str, rows: Sequence[_Row]) -> None:
+    first_with: dict[str, int] = {}
+    for row in rows:
+        earlier = first_with.setdefault(row.id, row.number)
+        if earlier != row.number:
+            reason = f"'{row.id}' is already in row {earlier}"
+            raise RecipeError(
+                f"{table}, row {row.number}", reason, "Name a column that is different in every row as id"
+            )
+
+
+def _task(
+    table: str,
+    rows: Sequence[_Row],
+    column: str,
+    ordinal: Mapping[str, Sequence[str]],
+    multilabel: Sequence[str],
+    separator: str,
+) -> Task:
+    """Return the task of a column: its kind, and the classes given or found."""
+    place = f"{table}, column '{column}'"
+    if column in ordinal:
+        return task_of(place, "ordinal", ordinal[column])
+    cells = [row.cells[column] for row in rows if row.cells[column].casefold() not in _MISSING]
+    if column in multilabel:
+        return task_of(place, "multilabel", in_order({name for cell in cells for name in _names(cell, separator)}))
+    return task_of(place, "multiclass", in_order(set(cells)))
+
+
+def _names(cell: str, separator: str) -> list[str]:
+    return [name.strip() for name in cell.split(separator) if name.strip()]
+
+
+def _label(table: str, row: _Row, column: str, task: Task, separator: str) -> int | tuple[int, ...] | None:
+    cell = row.cells[column]
+    if cell.casefold() in _MISSING:
+        return None
+    if task.kind == "multilabel":
+        return tuple(sorted({task.classes.index(name) for name in _names(cell, separator)}))
+    if cell not in task.classes:
+        place = f"{table}, row {row.number}, column '{column}'"
+        raise RecipeError(place, f"'{cell}' is none of the classes", nearest(cell, task.classes))
+    return task.classes.index(cell)
+
+
+def _split(table: str, row: _Row, column: str | None) -> SplitName | None:
+    word = row.cells[column].casefold() if column else ""
+    if word in _MISSING:
+        return None
+    if word not in SPLIT_WORDS:
+        place = f"{table}, row {row.number}, column '{column}'"
+        raise RecipeError(place, f"'{word}' is no part of a data set", nearest(word, SPLIT_WORDS))
+    return SPLIT_WORDS[word]
+
+
+def _problem(row: _Row, kinds: Mapping[str, Kind], why_not: Mapping[str, str]) -> str | None:
+    for file in row.files:
+        if file in why_not:
+            return f"{file} {why_not[file]}"
+    if len({kinds[file] for file in row.files}) > 1:
+        return "its channels are images and volumes"
+    return None
