@@ -47,6 +47,7 @@ ONE_USER = {
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 80
 MAX_PARAMETERS = 8
+"""Of every function but the commands of `cli`, where a parameter is an option."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def test_files_functions_and_signatures_stay_small(module):
         arguments = function.args
         names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         parameters = [name for name in names if name not in {"self", "cls"}]
-        assert len(parameters) <= MAX_PARAMETERS, f"{function.name} takes {parameters}"
+        assert len(parameters) <= MAX_PARAMETERS or module.room == "cli", f"{function.name} takes {parameters}"
         first = function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
         length = (function.end_lineno or first.lineno) - first.lineno + 1
         assert length <= MAX_FUNCTION_LINES, f"{function.name} has {length} lines below its docstring"

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossdim import __version__
-from crossdim.cli import inspection, system
+from crossdim.cli import inspection, preparation, system
 from crossdim.cli.console import examples
 from crossdim.errors import CrossdimError
 
@@ -73,6 +73,7 @@ def _options(
 
 
 inspection.register(app)
+preparation.register(app)
 system.register(app)
 
 

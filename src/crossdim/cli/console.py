@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
-
-Item = TypeVar("Item")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON, one object per line.")]
 """The option of every command whose output is data."""
@@ -62,17 +61,20 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     Console(highlight=False).print(table)
 
 
-def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Yield the items while a bar on stderr shows how many are done and how long the rest will take.
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how much is done and how long the rest will take, while the block runs.
 
     Args:
-        items: What is worked on.
-        total: How many there are.
-        what: What is done to them, as the bar's label.
+        what: What is done, as the bar's label.
+
+    Yields:
+        A function to call with (how many are done, how many there are).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=total, description=what)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task(what, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossdim.cli.console import Json, examples, print_json, show_facts, track
+from crossdim.cli.console import Json, bar, examples, print_json, show_facts
 from crossdim.errors import CrossdimError, ReadError, RecipeError
 
 if TYPE_CHECKING:
@@ -72,11 +72,13 @@ def _inspect_all(folder: str, sources: list[str], as_json: bool) -> None:
 
     inspections: list[Inspection] = []
     refused: list[CrossdimError] = []
-    for source in track(sources, len(sources), f"inspecting {folder}"):
-        try:
-            inspections.append(readers.inspect(source))
-        except CrossdimError as error:
-            refused.append(error)
+    with bar(f"inspecting {folder}") as progress:
+        for done, source in enumerate(sources, 1):
+            try:
+                inspections.append(readers.inspect(source))
+            except CrossdimError as error:
+                refused.append(error)
+            progress(done, len(sources))
     if as_json:
         for inspection in inspections:
             print_json(inspection)
