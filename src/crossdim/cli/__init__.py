@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossdim import __version__
-from crossdim.cli import inspection, preparation, system
+from crossdim.cli import inspection, preparation, system, training, use
 from crossdim.cli.console import examples
 from crossdim.errors import CrossdimError
 
@@ -74,6 +74,8 @@ def _options(
 
 inspection.register(app)
 preparation.register(app)
+training.register(app)
+use.register(app)
 system.register(app)
 
 

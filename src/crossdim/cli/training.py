@@ -1,0 +1,85 @@
+"""`crossdim pretrain` and `crossdim finetune`: a recipe, data, and a folder for the run."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossdim.cli.console import Json, examples, print_json
+
+Run = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run; the same command resumes it.")]
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", metavar="FILE|NAME", help="A YAML file, or a recipe that comes with crossdim.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe (repeat).")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands.
+
+    Args:
+        app: The command line.
+    """
+    app.command(
+        epilog=examples(
+            "crossdim pretrain scans/ --out runs/pretrained",
+            "crossdim pretrain scans.jsonl --out runs/tiny --recipe pretrain-tiny --set optimisation.epochs=20",
+            "crossdim pretrain scans.jsonl --out runs/mine --recipe mine.yaml",
+        )
+    )(pretrain)
+    app.command(
+        epilog=examples(
+            "crossdim finetune graded.jsonl --from runs/pretrained --task grade --out runs/grader",
+            "crossdim finetune graded.jsonl --from runs/pretrained --recipe finetune-linear --out runs/probe",
+            "crossdim finetune graded.jsonl --out runs/from_scratch",
+        )
+    )(finetune)
+
+
+def pretrain(
+    data: Annotated[Path, typer.Argument(help="A folder of images and volumes, or a manifest.")],
+    out: Run,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Pre-train an encoder on images and volumes together; no labels are needed.
+
+    Records of validation and test parts are not trained on. The run can be stopped at any time; the same command goes
+    on from the last checkpoint.
+    """
+    from crossdim.training import pretrain as room
+    from crossdim.training.recipe import PretrainRecipe
+    from crossdim.training.recipe_files import load_recipe
+
+    folder = room.run(data, out, load_recipe(recipe, PretrainRecipe, overrides or ()), silent=as_json)
+    if as_json:
+        print_json({"run": str(folder)})
+
+
+def finetune(
+    manifest: Annotated[Path, typer.Argument(help="A manifest with labels and parts.")],
+    out: Run,
+    encoder: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="A pre-training run or a converted model.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the manifest; needed if there are several.")] = None,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a classifier on the labels of a manifest; without `--from`, from random weights.
+
+    The checkpoint that is best on the validation part is kept; the test part is evaluated once, at the end.
+    """
+    from crossdim.training import finetune as room
+    from crossdim.training.recipe import FinetuneRecipe
+    from crossdim.training.recipe_files import load_recipe
+
+    settings = [*(overrides or ()), *([f"task={json.dumps(task)}"] if task else ())]
+    folder = room.run(manifest, out, load_recipe(recipe, FinetuneRecipe, settings), encoder, silent=as_json)
+    if as_json:
+        print_json({"run": str(folder)})

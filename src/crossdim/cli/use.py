@@ -1,0 +1,131 @@
+"""`crossdim predict` and `crossdim embed`: a trained model and new files."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from crossdim.cli.console import Json, bar, examples, print_json
+from crossdim.errors import CrossdimError, ReadError
+
+if TYPE_CHECKING:
+    from crossdim.samples import Prediction
+
+Answer = TypeVar("Answer")
+
+Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run, one of its checkpoints, or a converted model.")]
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, DICOM series, or folders of them.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; a GPU if there is one when left out.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands.
+
+    Args:
+        app: The command line.
+    """
+    app.command(
+        epilog=examples(
+            "crossdim predict runs/grader photo.png",
+            "crossdim predict runs/grader new_patients/ --json > predictions.jsonl",
+        )
+    )(predict)
+    app.command(epilog=examples("crossdim embed runs/pretrained scans/ --out features.npz"))(embed)
+
+
+def predict(model: Model, paths: Paths, device: Device = None, as_json: Json = False) -> None:
+    """Classify files with a fine-tuned model.
+
+    A file that cannot be used is named on stderr, the others go on, and the exit code is 2.
+    """
+    from crossdim.inference import load
+
+    predictor = load(model, device)
+    sources = _sources(paths)
+    answers, refused = _each(sources, predictor.predict, "predicting")
+    if as_json:
+        for prediction in answers.values():
+            print_json(prediction)
+    else:
+        _show(list(answers.values()))
+    _report(refused)
+
+
+def embed(
+    model: Model,
+    paths: Paths,
+    out: Annotated[Path, typer.Option(metavar="NPZ", help="Arrays `features` (files, dim) and `paths` (files).")],
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write the encoder's feature of each file, for your own analysis.
+
+    A file that cannot be used is named on stderr and left out, and the exit code is 2.
+    """
+    import numpy as np
+
+    from crossdim.inference import load
+
+    predictor = load(model, device)
+    answers, refused = _each(_sources(paths), predictor.embed, "embedding")
+    if answers:
+        features = np.stack(list(answers.values()))
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp.npz")
+        np.savez(temporary, features=features, paths=np.array(list(answers), dtype=np.str_))
+        os.replace(temporary, out)
+        if as_json:
+            print_json({"path": str(out), "files": len(features), "dim": features.shape[1]})
+        else:
+            typer.echo(f"{out}: features {features.shape[0]} x {features.shape[1]}")
+    _report(refused)
+
+
+def _sources(paths: Iterable[str]) -> list[str]:
+    """Return the files and series to read: a folder stands for everything in it."""
+    from crossdim.readers import find_readable
+
+    sources: list[str] = []
+    for path in paths:
+        found = find_readable(path) if os.path.isdir(path) else [path]
+        if not found:
+            raise ReadError(path, "holds no file that crossdim can read", "Check the folder, or name the files")
+        sources += found
+    return sources
+
+
+def _each(sources: list[str], ask: Callable[[str], Answer], what: str) -> tuple[dict[str, Answer], list[CrossdimError]]:
+    """Ask about every file by itself, so that one bad file does not spoil the rest."""
+    answers: dict[str, Answer] = {}
+    refused: list[CrossdimError] = []
+    with bar(what) as progress:
+        for done, source in enumerate(sources, 1):
+            try:
+                answers[source] = ask(source)
+            except CrossdimError as error:
+                refused.append(error)
+            progress(done, len(sources))
+    return answers, refused
+
+
+def _report(refused: list[CrossdimError]) -> None:
+    for error in refused:
+        typer.echo(f"crossdim: {error}", err=True)
+    if refused:
+        raise typer.Exit(2)
+
+
+def _show(predictions: "list[Prediction]") -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    if not predictions:
+        return
+    table = Table(Column("path", overflow="fold"), "label", *predictions[0].probabilities)
+    for prediction in predictions:
+        label = prediction.label if isinstance(prediction.label, str) else ", ".join(prediction.label)
+        chances = (f"{chance:.3f}" for chance in prediction.probabilities.values())
+        table.add_row(Text(prediction.path), Text(label), *chances)
+    Console(highlight=False).print(table)
