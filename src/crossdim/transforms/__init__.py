@@ -1,0 +1,1 @@
+"""Nouns to tensors: the preprocessing contract, augmentations that keep labels true, and batches."""
