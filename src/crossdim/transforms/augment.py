@@ -260,8 +260,8 @@ def _about_centre(rotation: Float[np.ndarray, "axes axes"], size: tuple[int, ...
 def _box_after(
     matrix: Float[np.ndarray, "n n"], valid: tuple[Extent, ...], size: tuple[int, ...]
 ) -> tuple[Extent, ...]:
-    """Return the smallest box of outputs that holds all valid inputs."""
-    edges = np.stack(np.meshgrid(*(np.array(extent) - 0.5 for extent in valid), indexing="ij"), axis=-1)
+    """Return the smallest box of outputs that holds all that valid inputs contribute to."""
+    edges = np.stack(np.meshgrid(*((extent[0] - 1.0, float(extent[1])) for extent in valid), indexing="ij"), axis=-1)
     corners = edges.reshape(-1, len(valid))
     moved = (corners - matrix[:-1, -1]) @ np.linalg.inv(matrix[:-1, :-1]).T
     lows, highs = moved.min(axis=0), moved.max(axis=0)

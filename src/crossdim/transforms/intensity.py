@@ -79,7 +79,7 @@ class RangeIntensity(Part):
 
 Intensity = Annotated[WindowIntensity | PercentileIntensity | RangeIntensity, Field(discriminator="kind")]
 
-Limits = Float[np.ndarray, "channels 2"]
+Limits = Float[np.ndarray, "rows 2"]
 
 
 def intensity_limits(
