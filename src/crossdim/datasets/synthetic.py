@@ -148,24 +148,24 @@ def fundus(
     eye = pigment * (1 - 0.35 * radius**2 + 0.12 * _texture(picture, (size, size), 0.12))[..., None]
 
     disc_x, disc_y = (0.5 if right else -0.5) + picture.uniform(-0.05, 0.05), picture.uniform(-0.08, 0.08)
-    disc = _spot(x, y, disc_x, disc_y, picture.uniform(0.13, 0.18), sharpness=6)
+    disc = _spot(x, y, disc_x, disc_y, picture.uniform(0.13, 0.18), sharpness=6.0)
     eye += disc[..., None] * np.array([0.35, 0.42, 0.25])
-    macula = _spot(x, y, -disc_x * 0.4, disc_y, picture.uniform(0.2, 0.3), sharpness=2)
+    macula = _spot(x, y, -disc_x * 0.4, disc_y, picture.uniform(0.2, 0.3), sharpness=2.0)
     eye *= 1 - 0.35 * macula[..., None] * np.array([0.6, 1, 1])
     eye *= 1 - 0.5 * _vessels(picture, disc_x, disc_y, size)[..., None] * np.array([0.5, 1, 0.8])
 
     contrast = 1 - 0.6 * difficulty
-    for _ in range(int(picture.integers(5, 9) + round(4 * (1 - difficulty))) if label else 0):
+    for _ in range(int(picture.integers(5, 9) + round(6 * (1 - difficulty))) if label else 0):
         distance, angle = np.sqrt(picture.uniform(0.04, 0.6)), picture.uniform(0, 2 * np.pi)
         centre = distance * np.cos(angle), distance * np.sin(angle)
         if IMAGE_CLASSES[label] == "exudates":
-            spot = _spot(x, y, *centre, picture.uniform(0.03, 0.07), sharpness=4)
-            eye += contrast * spot[..., None] * np.array([0.35, 0.4, 0.1])
+            spot = _spot(x, y, *centre, picture.uniform(0.05, 0.1), sharpness=4.0)
+            eye += contrast * spot[..., None] * np.array([0.4, 0.5, 0.1])
         else:
-            spot = _spot(x, y, *centre, picture.uniform(0.05, 0.1), sharpness=3)
+            spot = _spot(x, y, *centre, picture.uniform(0.07, 0.13), sharpness=3.0)
             eye *= 1 - 0.75 * contrast * spot[..., None] * np.array([0.6, 1, 1])
 
-    inside = _spot(x, y, 0, 0, 0.92, sharpness=40)[..., None]
+    inside = _spot(x, y, 0.0, 0.0, 0.92, sharpness=40.0)[..., None]
     eye = eye * inside + (0.01 + 0.03 * difficulty) * picture.normal(size=eye.shape)
     wanted_mean = np.array([0.42, 0.24, 0.13]) * picture.uniform(0.75, 1.25, 3)
     return np.clip(255 * eye * wanted_mean / eye.mean(axis=(0, 1)), 0, 255).round().astype(np.uint8)
@@ -190,17 +190,17 @@ def scan(
         *[(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)], indexing="ij"
     )
     body = 1 / (1 + np.exp(np.clip(12 * (_ellipsoid(generator, x, y, z) - 1), -50, 50)))
-    tissue = 0.55 + 0.1 * _texture(generator, shape, 0.06)
-    tissue += 0.12 * np.sin((x * generator.normal() + y * generator.normal() + z * generator.normal()) / 12)
+    tissue = 0.5 + 0.05 * _texture(generator, shape, 0.06)
+    tissue += 0.06 * np.sin((x * generator.normal() + y * generator.normal() + z * generator.normal()) / 12)
 
     if label:
         centre = generator.uniform(-16, 16, 3)
         distance_mm = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
-        radius_mm = generator.uniform(11, 15) * (1 - 0.3 * difficulty)
+        radius_mm = generator.uniform(13, 18) * (1 - 0.4 * difficulty)
         edge = 1 / (1 + np.exp(np.clip((distance_mm - radius_mm) / 0.8, -50, 50)))
         if VOLUME_CLASSES[label] == "hollow":
             edge -= 1.6 / (1 + np.exp(np.clip((distance_mm - 0.6 * radius_mm) / 0.8, -50, 50)))
-        tissue += 0.5 * (1 - 0.6 * difficulty) * edge
+        tissue += 0.6 * (1 - 0.6 * difficulty) * edge
 
     bias_field = 1 + 0.15 * np.tanh((x * generator.normal() + y * generator.normal()) / 40)
     voxels = body * tissue * bias_field + (0.02 + 0.06 * difficulty) * np.abs(generator.normal(size=shape))
