@@ -211,6 +211,13 @@ def test_what_would_falsify_a_label_is_switched_off(depends_on, off):
     assert all(getattr(safe, name) == getattr(Augmentation(), name) for name in off)
 
 
+def test_a_recipe_with_other_defaults_is_switched_off_too():
+    class Strong(Augmentation):
+        flip_width: float = 1.0
+
+    assert Strong().safe_for({"side"}).flip_width == 0.0
+
+
 def test_a_label_that_depends_on_the_side_never_meets_a_mirrored_image():
     values = torch.from_numpy(noise(1, 8, 8))
     safe = Augmentation(flip_width=1.0).safe_for({"side"})

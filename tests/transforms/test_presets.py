@@ -63,6 +63,27 @@ def test_photos_keep_their_proportions_within_the_budget():
     assert contract.source == "proposed from 3 images"
 
 
+def test_values_are_centred_by_the_files_unless_they_shall_stay_in_0_to_1():
+    pixels = np.stack([np.full((32, 32), 51), np.full((32, 32), 102), np.tile([0, 255], (32, 16))]).astype(np.uint8)
+    nouns = [image(pixels), volume(noise(1, 16, 16, 16))]
+    contract = contract_for(nouns)
+    assert contract.image.mean == pytest.approx((0.2, 0.4, 0.5), abs=1e-3)
+    assert contract.image.std == pytest.approx((1.0, 1.0, 0.5), abs=1e-3)
+    assert contract.volume.zscore
+    plain = contract_for(nouns, normalised=False)
+    assert plain.image.mean is None
+    assert not plain.volume.zscore
+
+
+@pytest.mark.parametrize(("axis", "orientation"), [(0, "SPL"), (1, "PIL"), (2, "LIP"), (None, "SPL")])
+def test_thick_slices_stay_whole_and_are_displayed_as_usual(axis, orientation):
+    spacing = [1.0, 1.0, 1.0, 1.0]
+    if axis is not None:
+        spacing[axis] = 4.0
+    contract = contract_for([volume(noise(1, 16, 16, 16), SPL_TO_RAS @ np.diag(spacing))])
+    assert contract.volume.orientation == orientation
+
+
 def test_photos_of_different_proportions_are_padded():
     assert contract_for([photo(100, 100), photo(100, 100), photo(100, 160)]).image.fit == "pad"
 
@@ -116,7 +137,7 @@ def test_images_and_volumes_make_one_contract_that_prepares_both():
     contract = contract_for(iter(nouns), tokens=16, volume_tokens=27)
     sizes = [contract.prepare(noun).size for noun in nouns]
     assert sizes == [contract.image.size, contract.volume.size]
-    assert contract.source == "proposed from 1 images and 1 volumes"
+    assert contract.source == "proposed from 1 image and 1 volume"
 
 
 def test_given_sizes_are_kept_and_the_spacing_follows():

@@ -115,7 +115,7 @@ class Augmentation(Part):
             off |= {"crop_scale", "crop_ratio"}
         if "intensity" in labels_depend_on:
             off |= {"brightness", "contrast", "gamma"}
-        return self.model_copy(update={name: type(self).model_fields[name].default for name in off})
+        return self.model_copy(update={name: Augmentation.model_fields[name].default for name in off})
 
     def apply(
         self, values: Float[Tensor, "channels *size"], generator: torch.Generator

@@ -5,17 +5,19 @@ Uni4Eye reconstructs intensities and their gradients on that scale.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Literal
 
 import numpy as np
+import torch
+from jaxtyping import Shaped
 
 from crossdim.errors import ContractError, nearest
 from crossdim.geometry.affine import orientation_code, spacing_mm
-from crossdim.samples import Image, IntensityUnit, Volume
+from crossdim.samples import Image, IntensityUnit, Origin, Volume
 from crossdim.transforms.contract import PreprocessingContract
-from crossdim.transforms.image import ImageContract
+from crossdim.transforms.image import ImageContract, prepare_image
 from crossdim.transforms.intensity import (
     DISPLAY_RANGES,
     Intensity,
@@ -44,6 +46,9 @@ STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, floa
 _PLANES = {"S": "SPL", "I": "SPL", "A": "PIL", "P": "PIL", "L": "LIP", "R": "LIP"}
 """For a slice axis, the display radiologists use: axial from the feet up, coronal from the front, sagittal from the
 right."""
+
+_LOOKED_AT = 4096
+"""About how many values of each channel a proposal looks at."""
 
 _TRIMMED = 0.05
 """Share of the field of view that a proposed volume size may cut off, so that no layer of patches is mostly padding."""
@@ -131,48 +136,62 @@ def _fit(spacing: tuple[float, float, float] | None) -> Literal["resize", "crop_
 
 @dataclass(frozen=True)
 class _Look:
-    """What a proposal needs to know of one file; volumes already turned to the proposed orientation's axes."""
+    """What a proposal needs to know of one file.
+
+    Attributes:
+        path: The file.
+        size: Along the spatial axes.
+        unit: What an intensity means.
+        few: Every so many of its values along each spatial axis.
+        names: Of a volume's channels.
+        orientation: Of a volume.
+        spacing_mm: Of a volume.
+    """
 
     path: str
-    channels: int
     size: tuple[int, ...]
     unit: IntensityUnit
-    highest: float
+    few: Shaped[np.ndarray, "channels *size"]
     names: tuple[str, ...] = ()
     orientation: str = ""
     spacing_mm: tuple[float, ...] = ()
 
-    @classmethod
-    def at_image(cls, image: Image) -> "_Look":
-        pixels = image.pixels
-        return cls(image.origin.path, pixels.shape[0], pixels.shape[1:], image.unit, float(pixels.max()))
+    @property
+    def channels(self) -> int:
+        return len(self.few)
 
     @classmethod
-    def at_volume(cls, volume: Volume) -> "_Look":
+    def at(cls, noun: Image | Volume) -> "_Look":
+        if isinstance(noun, Image):
+            return cls(noun.origin.path, noun.pixels.shape[1:], noun.unit, _few(noun.pixels))
         return cls(
-            volume.origin.path,
-            volume.voxels.shape[0],
-            volume.voxels.shape[1:],
-            volume.unit,
-            float(volume.voxels.max()),
-            volume.channel_names,
-            orientation_code(volume.affine),
-            spacing_mm(volume.affine),
+            noun.origin.path,
+            noun.voxels.shape[1:],
+            noun.unit,
+            _few(noun.voxels),
+            noun.channel_names,
+            orientation_code(noun.affine),
+            spacing_mm(noun.affine),
         )
 
     def turned(self, code: str) -> "_Look":
+        """Return the same with the axes in the order of another orientation."""
         pairs = {letter: pair for pair in ("RL", "AP", "SI") for letter in pair}
         order = [next(i for i, found in enumerate(self.orientation) if found in pairs[letter]) for letter in code]
-        return _Look(
-            self.path,
-            self.channels,
-            tuple(self.size[axis] for axis in order),
-            self.unit,
-            self.highest,
-            self.names,
-            code,
-            tuple(self.spacing_mm[axis] for axis in order),
-        )
+        size, spacing = tuple(self.size[axis] for axis in order), tuple(self.spacing_mm[axis] for axis in order)
+        return replace(self, size=size, spacing_mm=spacing, orientation=code)
+
+    @property
+    def plane(self) -> str:
+        """The display orientation that keeps thick slices whole; axial where all axes are about as fine."""
+        fine, thick = sorted(self.spacing_mm)[1:]
+        letter = self.orientation[self.spacing_mm.index(thick)] if thick > 1.2 * fine else "S"
+        return _PLANES[letter]
+
+
+def _few(values: Shaped[np.ndarray, "channels *size"]) -> Shaped[np.ndarray, "channels *fewer"]:
+    step = max(1, round((values[0].size / _LOOKED_AT) ** (1 / (values.ndim - 1))))
+    return values[(slice(None), *(slice(step // 2, None, step) for _ in values.shape[1:]))].copy()
 
 
 def contract_for(
@@ -181,7 +200,8 @@ def contract_for(
     patch: tuple[int, int] = (16, 16),
     volume_patch: tuple[int, int, int] = (16, 16, 16),
     tokens: int = 196,
-    volume_tokens: int = 512,
+    volume_tokens: int = 216,
+    normalised: bool = True,
     image_size: tuple[int, int] | None = None,
     volume_size: tuple[int, int, int] | None = None,
 ) -> PreprocessingContract:
@@ -196,29 +216,30 @@ def contract_for(
         volume_patch: The model's volume patch.
         tokens: Most patches of an image.
         volume_tokens: Most patches of a volume.
+        normalised: Whether values have about mean 0 and deviation 1 (images by the mean and deviation of these files,
+            each volume by its own), or stay in [0, 1].
         image_size: (height, width) instead of a proposal.
         volume_size: (depth, height, width) instead of a proposal.
 
     Raises:
         ContractError: There is no file, volumes differ in their channels, or a size is not a multiple of the patch.
     """
-    images: list[_Look] = []
-    volumes: list[_Look] = []
-    for noun in nouns:
-        if isinstance(noun, Image):
-            images.append(_Look.at_image(noun))
-        else:
-            volumes.append(_Look.at_volume(noun))
+    looks = [(noun.kind, _Look.at(noun)) for noun in nouns]
+    images = [look for kind, look in looks if kind == "image"]
+    volumes = [look for kind, look in looks if kind == "volume"]
     if not images and not volumes:
         raise ContractError("contract", "cannot be proposed without a single file", "Give some files of the data")
     _check_multiple("image_size", image_size, patch)
     _check_multiple("volume_size", volume_size, volume_patch)
-    counts = [f"{len(looks)} {word}" for looks, word in ((images, "images"), (volumes, "volumes")) if looks]
-    return PreprocessingContract(
-        image=_propose_image(images, patch, tokens, image_size) if images else None,
-        volume=_propose_volume(volumes, volume_patch, volume_tokens, volume_size) if volumes else None,
-        source=f"proposed from {' and '.join(counts)}",
-    )
+    image = _propose_image(images, patch, tokens, image_size) if images else None
+    volume = _propose_volume(volumes, volume_patch, volume_tokens, volume_size) if volumes else None
+    if normalised:
+        image = image and _with_statistics(image, images)
+        volume = volume and volume.model_copy(update={"zscore": True})
+    counts = [
+        f"{len(some)} {word}{'s' * (len(some) > 1)}" for some, word in ((images, "image"), (volumes, "volume")) if some
+    ]
+    return PreprocessingContract(image=image, volume=volume, source=f"proposed from {' and '.join(counts)}")
 
 
 def _check_multiple(name: str, size: Sequence[int] | None, patch: Sequence[int]) -> None:
@@ -267,8 +288,8 @@ def _propose_volume(
                 f"has {look.channels} channels where {first.path} has {first.channels}",
                 "Give volumes with the same series",
             )
-    slice_axes = [look.orientation[0] for look in looks]
-    orientation = _PLANES[max(sorted(set(slice_axes)), key=slice_axes.count)]
+    planes = [look.plane for look in looks]
+    orientation = max(sorted(set(planes)), key=planes.count)
     turned = [look.turned(orientation) for look in looks]
     finest = np.median([look.spacing_mm for look in turned], axis=0)
     field = np.percentile([np.multiply(look.size, look.spacing_mm) for look in turned], 90, axis=0) * (1 - _TRIMMED)
@@ -309,5 +330,18 @@ def _propose_intensity(looks: Sequence[_Look]) -> Intensity:
         low, high = CT_WINDOWS["wide"]
         return WindowIntensity(low=low, high=high)
     # Scanners store 10 to 14 bits in 16: dividing these by 65535 would leave them nearly black.
-    dark = any(look.unit == "uint16" and look.highest < 2**15 for look in looks)
+    dark = any(look.unit == "uint16" and look.few.max() < 2**15 for look in looks)
     return RangeIntensity() if units <= set(DISPLAY_RANGES) and not dark else PercentileIntensity()
+
+
+def _with_statistics(contract: ImageContract, looks: Sequence[_Look]) -> ImageContract:
+    """Return the contract with the mean and deviation of what was looked at; a constant channel keeps its scale."""
+    parts = []
+    for look in looks:
+        prepared = prepare_image(Image(look.few, look.unit, Origin(look.path)), contract)
+        inside = prepared.tensor[(slice(None), *(slice(*extent) for extent in prepared.valid))]
+        parts.append(inside.flatten(1))
+    found = torch.cat(parts, dim=1)
+    mean = tuple(round(value, 4) for value in found.mean(dim=1).tolist())
+    std = tuple(round(value, 4) or 1.0 for value in found.std(dim=1, correction=0).tolist())
+    return contract.model_copy(update={"mean": mean, "std": std})
