@@ -1,1 +1,46 @@
 """Turns the authors' checkpoints into ours, with a report of every key; nothing in a file is ever run."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from crossdim.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from crossdim.convert.keys import KeyReport
+
+AVAILABLE = ("uni4eye/dual",)
+"""Systems that :func:`convert_state_dict` knows."""
+
+PLANNED = ("uni4eye/pp", "uni4eye/entropy", "pimae/pretrain", "pimae/detector", "med2e3/model", "med2e3/variantN")
+"""Systems that it will know; ``N`` stands for a number."""
+
+
+def convert_state_dict(
+    system: str, state_dict: "Mapping[str, Tensor]", config: Mapping[str, Any]
+) -> "tuple[PreTrainedConfig, dict[str, Tensor], KeyReport]":
+    """Convert weights with the authors' names into weights of ours.
+
+    Args:
+        system: Which of the published models, one of :data:`AVAILABLE`.
+        state_dict: Weights under the names of the authors' code.
+        config: Sizes under the names of the authors' code.
+
+    Returns:
+        Our config, our state dict, and the report of every key.
+
+    Raises:
+        RecipeError: The system is unknown or not available yet, or a size is missing or not supported.
+        ReadError: A tensor does not have the shape that the sizes ask for.
+    """
+    if system in AVAILABLE:
+        from crossdim.convert.dual import convert_dual
+
+        return convert_dual(state_dict, config)
+    if re.sub(r"(?<=med2e3/variant)\d+$", "N", system) in PLANNED:
+        remedy = f"Available now: {', '.join(AVAILABLE)}"
+        raise RecipeError(f"system '{system}'", "cannot be converted yet", remedy)
+    raise RecipeError(f"system '{system}'", "is unknown", nearest(system, (*AVAILABLE, *PLANNED)))

@@ -20,14 +20,15 @@ def masked_mean_squared_error(
     target: Float[Tensor, "batch tokens values"],
     mask: Float[Tensor, "batch tokens"],
 ) -> Float[Tensor, ""]:
-    """Return the mean squared error over the tokens that count, in float32.
+    """Return the mean squared error over the tokens that count, in float32 or, for float64 predictions, float64.
 
     Args:
         prediction: Decoder output.
         target: Patches of the input or of its gradient map.
         mask: 1 where a token counts (hidden and not padding). With none, the loss is zero.
     """
-    per_token = (prediction.float() - target.float()).square().mean(dim=-1)
+    precision = torch.promote_types(prediction.dtype, torch.float32)
+    per_token = (prediction.to(precision) - target.to(precision)).square().mean(dim=-1)
     return (per_token * mask).sum() / mask.sum().clamp_min(1)
 
 

@@ -1,0 +1,232 @@
+"""Our public models against the authors' numbers, and the runner against fixtures it has not seen."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.parity.fixture import Fixture, evaluate, uniform
+from tests.parity.reference import write_fixture
+from tests.parity.run import main
+
+HERE = Path(__file__).parent
+SHARED = HERE / "uni4eye.npz"
+each_precision = pytest.mark.parametrize("precision", [[], ["--float64"]], ids=["float32", "float64"])
+
+WIDE = {
+    "img_size": [48, 80],
+    "patch_size": 16,
+    "in_chans": 3,
+    "embed_dim": 60,
+    "depth": 3,
+    "num_heads": 5,
+    "decoder_embed_dim": 24,
+    "decoder_depth": 1,
+    "decoder_num_heads": 3,
+    "mlp_ratio": 3.0,
+    "vol_size": [16, 24, 40],
+    "patch_size3": [8, 4, 10],
+    "in_chans3": 1,
+    "batch2": 3,
+    "batch3": 1,
+    "mask_ratio": 0.4,
+    "layer_norm_eps": 1e-5,
+    "qkv_bias": True,
+    "gelu": "exact (erf)",
+}
+SMALL = WIDE | {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 1,
+    "num_heads": 2,
+    "decoder_embed_dim": 16,
+    "decoder_depth": 3,
+    "decoder_num_heads": 4,
+    "mlp_ratio": 4.0,
+    "vol_size": [8, 8, 16],
+    "patch_size3": [4, 4, 4],
+    "batch2": 1,
+    "batch3": 3,
+    "mask_ratio": 0.8,
+    "layer_norm_eps": 1e-6,
+    "qkv_bias": False,
+}
+
+
+@each_precision
+def test_uni4eye_equals_the_authors_code(precision, capsys):
+    code = main([str(SHARED), *precision])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, "\n".join(line for line in lines if line.endswith("FAIL"))
+    assert lines[-1].startswith("passed: 43 ok, 0 FAIL, 39 not yet, 3 input")
+
+
+@pytest.mark.parametrize(("config", "prefix"), [(WIDE, "hidden/3:"), (SMALL, "")], ids=["wide", "small"])
+@each_precision
+def test_uni4eye_equals_an_independent_forward_of_other_sizes(tmp_path, config, prefix, precision, capsys):
+    code = main([str(write_fixture(tmp_path / "variant.npz", dict(config), prefix)), *precision])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, "\n".join(lines)
+    assert lines[-1].startswith("passed: 43 ok, 0 FAIL, 0 not yet, 0 input")
+
+
+def test_what_later_steps_own_is_listed_and_does_not_fail(capsys):
+    assert main([str(HERE / "med2e3.npz"), str(HERE / "pimae.npz")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("not yet") for line in lines) > 200
+    assert lines[-1].startswith("passed: 0 ok, 0 FAIL")
+
+
+def test_the_runner_runs_as_a_module():
+    command = [sys.executable, "-m", "tests.parity.run", "tests/parity/pimae.npz"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("passed")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_fixture(tmp_path_factory.mktemp("fixture") / "small.npz", dict(SMALL), "")
+
+
+@pytest.fixture
+def spoil(small, tmp_path, capsys):
+    """Return a function that changes a fixture, runs it, and returns (exit code, the lines that fail)."""
+
+    def run(change):
+        js = json.loads(small.with_suffix(".json").read_text(encoding="utf-8"))
+        with np.load(small) as archive:
+            values = dict(archive)
+        change(js, values)
+        np.savez(tmp_path / "spoilt.npz", **values)
+        (tmp_path / "spoilt.json").write_text(json.dumps(js), encoding="utf-8")
+        code = main([str(tmp_path / "spoilt.npz")])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1].startswith("FAILED" if code else "passed")
+        return code, [line.split()[0] for line in lines if line.endswith("FAIL")]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("array", "place", "amount"),
+    [
+        ("dual2d.latent", (0, 1, 2), 1e-3),
+        ("dual3d.ids_keep", (0, 0), 1),
+        ("dual2d.edge_u8", (0, 0, 3, 3), 1),
+        ("dual3d.grad_norm", (0,), 1e-2),
+        ("dual2d.grad_norm", (0,), math.nan),
+        ("dual2d.loss_norm_pix", (), 1e-3),
+        ("dual2d.mask", (0, 0), math.nan),
+    ],
+)
+def test_a_changed_value_fails_its_own_array_only(spoil, array, place, amount):
+    def change(js, values):
+        values[array] = values[array].copy()
+        values[array].reshape(js["arrays"][array]["shape"])[place] += np.asarray(amount).astype(values[array].dtype)
+
+    assert spoil(change) == (1, [array])
+
+
+def test_a_part_that_is_not_stored_is_checked_by_its_norm(spoil):
+    def change(js, values):
+        js["arrays"]["dual2d.pred"]["l2"] *= 1.001
+
+    assert spoil(change) == (1, ["dual2d.pred"])
+
+
+def test_an_array_that_nothing_computes_fails(spoil):
+    def change(js, values):
+        js["arrays"]["dual2d.new"] = dict(js["arrays"]["dual2d.latent"])
+        values["dual2d.new"] = values["dual2d.latent"]
+
+    assert spoil(change) == (1, ["dual2d.new"])
+
+
+def test_an_array_of_a_later_step_and_an_input_do_not_fail(spoil):
+    def change(js, values):
+        for name in ("pp2d.latent", "entropy.mask", "pp3d_conv.loss"):
+            js["arrays"][name] = dict(js["arrays"]["dual2d.latent"])
+        js["arrays"]["dual2d.task_id"] = {"compare": "input", "shape": [1], "stored": "full"}
+
+    assert spoil(change) == (0, [])
+
+
+def test_a_fixed_table_may_be_stored_in_part(spoil):
+    def change(js, values):
+        js["arrays"]["sincos.encoder"] |= {"stored": "strided", "stride": 3}
+        values["sincos.encoder"] = values["sincos.encoder"].reshape(-1)[::3]
+
+    assert spoil(change) == (0, [])
+
+
+def test_a_value_of_another_shape_fails(spoil):
+    def change(js, values):
+        js["arrays"]["dual3d.latent"]["shape"] = [1, 2]
+
+    assert spoil(change) == (1, ["dual3d.latent"])
+
+
+def test_a_formula_that_gives_other_values_fails_before_anything_else(spoil):
+    def change(js, values):
+        js["formula_check"][0][2][0] += 1e-3
+
+    code, failed = spoil(change)
+    assert code == 1
+    assert failed[0].startswith("formula:dual:")
+
+
+def test_weights_that_do_not_fit_the_config_fail(spoil):
+    def change(js, values):
+        js["config"]["depth"] = 2
+
+    code, failed = spoil(change)
+    assert code == 1
+    assert failed[0] == "spoilt.npz"
+
+
+def test_an_unknown_system_fails(spoil):
+    def change(js, values):
+        js["system"] = "other"
+
+    assert spoil(change) == (1, ["other"])
+
+
+def test_the_formula_gives_the_stated_values_in_every_shared_fixture():
+    assert [Fixture(HERE / f"{name}.npz").wrong_formula() for name in ("uni4eye", "med2e3", "pimae")] == [[], [], []]
+
+
+def test_every_state_dict_of_the_shared_fixtures_can_be_filled():
+    fixture = Fixture(HERE / "med2e3.npz")
+    for group, keys in fixture.js["keys"].items():
+        state = fixture.state_dict(group)
+        assert {name: list(value.shape) for name, value in state.items()} == {name: shape for name, shape, _ in keys}
+
+
+def test_descriptions_of_inputs_are_computed_with_the_prefix():
+    description = (
+        "float32(2 * C - 1), C = 3 + floor(4 * uniform('c', (1, 2, 1))) with every value repeated 2x3 times, here"
+    )
+    value = evaluate(description, "p:")
+    assert value.dtype == np.float32
+    assert value.shape == (1, 4, 3)
+    coarse = 2 * (3 + np.floor(4 * uniform("p:c", (1, 2, 1)))) - 1
+    assert np.array_equal(value, np.repeat(np.repeat(coarse, 2, axis=1), 3, axis=2))
+
+
+def test_a_stored_input_is_returned_as_it_is():
+    fixture = Fixture(SHARED)
+    assert fixture.input("pp2d.task_id").tolist() == fixture.values["pp2d.task_id"].tolist()
+
+
+def test_a_description_with_code_in_it_is_not_understood():
+    with pytest.raises(ValueError, match="is not understood"):
+        evaluate("float32(__import__('os').getcwd())", "")
+    with pytest.raises(ValueError, match="no formula"):
+        evaluate("as stored", "")
