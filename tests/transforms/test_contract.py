@@ -131,7 +131,9 @@ def test_an_image_is_refused_by_a_contract_for_volumes():
 
 def test_display_values_are_refused_where_the_contract_expects_hu():
     voxels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 8), dtype=np.uint8)
-    with pytest.raises(ContractError, match=r"scan.nii.gz: holds display values 0-255 .* window is in HU\. Give the"):
+    with pytest.raises(
+        ContractError, match=r"scan.nii.gz: holds display values 0-255 .* window is in Hounsfield units\. Give the"
+    ):
         PreprocessingContract(volume=CT, source="CT").prepare(volume(voxels, unit="uint8"))
 
 

@@ -28,9 +28,9 @@ def test_the_full_range_of_a_display_unit_becomes_0_to_1(unit, highest):
     np.testing.assert_allclose(result, [[0, 0.5, 1]], atol=1e-6)
 
 
-@pytest.mark.parametrize("unit", ["HU", "arbitrary"])
-def test_units_without_a_display_range_are_refused_for_range_intensity(unit):
-    with pytest.raises(ContractError, match=f"file.x: holds intensities in '{unit}', which have no display range"):
+@pytest.mark.parametrize(("unit", "words"), [("HU", "Hounsfield units"), ("arbitrary", "intensities without a unit")])
+def test_units_without_a_display_range_are_refused_for_range_intensity(unit, words):
+    with pytest.raises(ContractError, match=f"file.x: holds {words}, which have no display range"):
         scaled(RangeIntensity(), [[0, 1]], unit)
 
 
@@ -39,12 +39,16 @@ def test_a_window_cuts_off_at_both_ends():
 
 
 def test_display_values_are_refused_where_hu_is_expected():
-    with pytest.raises(ContractError, match=r"display values 0-255 .* in HU\. Give the original CT"):
+    with pytest.raises(
+        ContractError, match=r"display values 0-255 where the .* in Hounsfield units\. Give the original CT"
+    ):
         scaled(CT, [[0, 255]], "uint8")
 
 
 def test_another_unit_than_the_windows_is_refused():
-    with pytest.raises(ContractError, match=r"holds arbitrary .* in uint8\. Give files in uint8, or use"):
+    with pytest.raises(
+        ContractError, match=r"holds intensities without a unit where .* 0-255\. Give files with display"
+    ):
         scaled(WindowIntensity(low=0, high=100, unit="uint8"), [[0, 255]], "arbitrary")
 
 

@@ -13,6 +13,14 @@ from crossdim.samples import IntensityUnit
 
 DISPLAY_RANGES: dict[str, tuple[float, float]] = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "unit": (0.0, 1.0)}
 
+_UNIT_WORDS: dict[IntensityUnit, str] = {
+    "uint8": "display values 0-255",
+    "uint16": "display values 0-65535",
+    "unit": "values in [0, 1]",
+    "HU": "Hounsfield units",
+    "arbitrary": "intensities without a unit",
+}
+
 _MOST_VALUES = 2**22
 """Percentiles of larger channels are taken from this many of their values, always the same ones."""
 
@@ -104,7 +112,7 @@ def intensity_limits(
     if unit not in DISPLAY_RANGES:
         raise ContractError(
             subject,
-            f"holds intensities in '{unit}', which have no display range ({', '.join(DISPLAY_RANGES)} have)",
+            f"holds {_UNIT_WORDS[unit]}, which have no display range (8 and 16 bit and [0, 1] have one)",
             "Use a contract with percentile intensity (or a window, for HU), or export the file as 8 or 16 bit",
         )
     return np.tile(DISPLAY_RANGES[unit], (len(values), 1))
@@ -166,12 +174,11 @@ def _check_unit(
     wanted: IntensityUnit, values: Shaped[np.ndarray, "channels *size"], unit: IntensityUnit, subject: str
 ) -> None:
     if unit != wanted:
-        found = {"uint8": "display values 0-255 (uint8)", "uint16": "display values 0-65535 (uint16)"}.get(unit, unit)
         remedy = {"HU": "Give the original CT (DICOM, or NIfTI in Hounsfield units), not an export for display"}
         raise ContractError(
             subject,
-            f"holds {found} where the contract's window is in {wanted}",
-            remedy.get(wanted, f"Give files in {wanted}, or use a contract with percentile intensity"),
+            f"holds {_UNIT_WORDS[unit]} where the contract's window is in {_UNIT_WORDS[wanted]}",
+            remedy.get(wanted, f"Give files with {_UNIT_WORDS[wanted]}, or use a contract with percentile intensity"),
         )
     if wanted == "HU":
         low, high = float(values.min()), float(values.max())

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossdim.errors import ContractError
+from crossdim.geometry.affine import to_patient_mm
 from crossdim.transforms.resample import Extent
 
 
@@ -84,8 +85,7 @@ class Prepared:
         Raises:
             ContractError: An image has no place in a patient.
         """
-        affine = self._affine()
-        return points @ affine[:3, :3].T + affine[:3, 3]
+        return to_patient_mm(points, self._affine())
 
     def slice_in_file(self, depth: int) -> FileSlice:
         """Return which slice of the file a slice of the tensor shows.
@@ -103,7 +103,7 @@ class Prepared:
         axis = int(np.abs(self.index_map[:3, 0]).argmax())
         position = float(self.to_file_index(centre)[axis])
         start, stop = self.valid[0]
-        place = affine[:3, :3] @ centre + affine[:3, 3]
+        place = to_patient_mm(centre, affine)
         return FileSlice(
             axis=axis,
             index=round(position) if start <= depth < stop else None,
