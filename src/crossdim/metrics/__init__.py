@@ -1,0 +1,1 @@
+"""Numbers with confidence intervals: classification, calibration, reconstruction and features (numpy, no torch)."""
