@@ -29,7 +29,7 @@ SIDES = {
 }
 """Each side from left to right: a room imports only rooms to its left on its own side."""
 
-TOP = ("inference", "training", "convert", "serving", "cli", "demo", "doctor")
+TOP = ("inference", "training", "convert", "serving", "cli", "demo", "doctor", "__main__")
 """Where the sides meet: these may import any side and one another, without cycles."""
 
 LIGHT = ("samples", "geometry", "readers", "datasets", "outputs")
