@@ -41,6 +41,9 @@ _LESIONS = {
     "SE": "soft_exudates",
     "OD": "optic_disc",
 }
+_SUBJECT = re.compile("segmentation|grading|localization", re.IGNORECASE)
+"""What a part of the set is about, as its folders are named; the innermost folder that says so counts."""
+
 _THUMBNAIL = 64
 _SAME_PICTURE = 0.999
 """Correlation of two thumbnails from which they show one picture. Measured on the training part: same pictures
@@ -129,17 +132,16 @@ def _find(root: Path) -> tuple[list[_Picture], list[_Picture], Mapping[str, dict
     graded, segmented = [], []
     masks: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for path in sorted(root.rglob("IDRiD_*")):
-        below = str(path.relative_to(root).parent).lower()
-        part: SplitName = "test" if re.search(r"\btest", below) else "train"
-        inside = f"{root.name.lower()}/{below}"
+        below = path.relative_to(root).parts[:-1]
+        part: SplitName = "test" if re.search(r"\btest", "/".join(below).lower()) else "train"
+        subject = next((found[0] for name in (*reversed(below), root.name) if (found := _SUBJECT.search(name))), "")
         mask = re.fullmatch(r"(IDRiD_\d+)_(MA|HE|EX|SE|OD)\.(tiff?|png)", path.name)
-        if "segmentation" in inside and mask:
+        if subject.lower() == "segmentation" and mask:
             masks[f"{part}/{mask[1]}"][f"segmentation/{_LESIONS[mask[2]]}"] = path.relative_to(root).as_posix()
-        elif path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-            if "segmentation" in inside:
-                segmented.append(_Picture(path, part))
-            elif "grading" in inside:
-                graded.append(_Picture(path, part))
+        elif path.suffix.lower() in (".jpg", ".jpeg", ".png") and subject.lower() == "segmentation":
+            segmented.append(_Picture(path, part))
+        elif path.suffix.lower() in (".jpg", ".jpeg", ".png") and subject.lower() == "grading":
+            graded.append(_Picture(path, part))
     if not graded:
         reason = "holds no IDRiD_*.jpg in a folder whose name says grading"
         raise ReadError(root, reason, "Give the folder that holds 'B. Disease Grading' or 'grading'")

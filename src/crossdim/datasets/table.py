@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from crossdim.datasets.manifest import Header, Manifest, Progress, Record, Skipped, SplitName, Task, source_of
+from crossdim.datasets.manifest import Header, Labels, Manifest, Progress, Record, Skipped, SplitName, Task, source_of
 from crossdim.datasets.scan import SPLIT_WORDS, Kind, in_order, kinds_of, relative, task_of
 from crossdim.errors import ReadError, RecipeError, nearest
 
@@ -88,32 +88,21 @@ def from_table(
     _check_ids(place, rows)
     tasks = {column: _task(place, rows, column, ordinal, multilabel, separator) for column in columns.labels}
 
-    absent = [(row, file) for row in rows for file in row.files if not os.path.exists(source_of(file))]
-    if absent and (missing == "refuse" or len({row.number for row, _ in absent}) == len(rows)):
-        shown = ", ".join(f"row {row.number}: {relative(root, file)}" for row, file in absent[:5])
-        reason = f"{len(absent)} files are not in {root} ({shown}{', ...' if len(absent) > 5 else ''})"
-        raise ReadError(place, reason, "Check the folder and the suffix, or skip what is missing")
-    gone = {file for _, file in absent}
-    present = sorted({file for row in rows for file in row.files} - gone)
-    kinds, unreadable = kinds_of(present, progress)
+    labels = [_labels(place, row, tasks, separator) for row in rows]
+    splits = [_split(place, row, columns.split) for row in rows]
+    gone = _absent(place, root, rows, missing)
+    kinds, unreadable = kinds_of(sorted({file for row in rows for file in row.files} - gone), progress)
     why_not = {skip.path: skip.reason for skip in unreadable} | dict.fromkeys(gone, "is not there")
 
     records, skipped = [], []
-    for row in rows:
+    for row, label, split in zip(rows, labels, splits, strict=True):
         problem = _problem(row, kinds, why_not)
         if problem:
             skipped.append(Skipped(f"{place}, row {row.number}", problem))
             continue
-        labels = {
-            column: label
-            for column, task in tasks.items()
-            if (label := _label(place, row, column, task, separator)) is not None
-        }
-        split = _split(place, row, columns.split)
         paths = tuple(relative(root, file) for file in row.files)
         kind = kinds[row.files[0]]
-        patient = row.patient or row.id
-        records.append(Record(id=row.id, patient_id=patient, split=split, kind=kind, paths=paths, labels=labels))
+        records.append(Record(id=row.id, patient_id=row.patient, split=split, kind=kind, paths=paths, labels=label))
     name = os.path.splitext(os.path.basename(place))[0]
     header = Header(name=name, root=root, tasks=tasks, source=f"table {os.path.basename(place)}")
     return Manifest(header, tuple(records), tuple(skipped))
@@ -196,16 +185,20 @@ def _names(cell: str, separator: str) -> list[str]:
     return [name.strip() for name in cell.split(separator) if name.strip()]
 
 
-def _label(table: str, row: _Row, column: str, task: Task, separator: str) -> int | tuple[int, ...] | None:
-    cell = row.cells[column]
-    if cell.casefold() in _MISSING:
-        return None
-    if task.kind == "multilabel":
-        return tuple(sorted({task.classes.index(name) for name in _names(cell, separator)}))
-    if cell not in task.classes:
-        place = f"{table}, row {row.number}, column '{column}'"
-        raise RecipeError(place, f"'{cell}' is none of the classes", nearest(cell, task.classes))
-    return task.classes.index(cell)
+def _labels(table: str, row: _Row, tasks: Mapping[str, Task], separator: str) -> Labels:
+    labels: Labels = {}
+    for column, task in tasks.items():
+        cell = row.cells[column]
+        if cell.casefold() in _MISSING:
+            continue
+        if task.kind == "multilabel":
+            labels[column] = tuple(sorted({task.classes.index(name) for name in _names(cell, separator)}))
+        elif cell in task.classes:
+            labels[column] = task.classes.index(cell)
+        else:
+            place = f"{table}, row {row.number}, column '{column}'"
+            raise RecipeError(place, f"'{cell}' is none of the classes", nearest(cell, task.classes))
+    return labels
 
 
 def _split(table: str, row: _Row, column: str | None) -> SplitName | None:
@@ -216,6 +209,16 @@ def _split(table: str, row: _Row, column: str | None) -> SplitName | None:
         place = f"{table}, row {row.number}, column '{column}'"
         raise RecipeError(place, f"'{word}' is no part of a data set", nearest(word, SPLIT_WORDS))
     return SPLIT_WORDS[word]
+
+
+def _absent(table: str, root: str, rows: Sequence[_Row], missing: Literal["refuse", "skip"]) -> set[str]:
+    """Return the files that are not there; refuse the table if they are to be, or all are absent."""
+    absent = [(row.number, file) for row in rows for file in row.files if not os.path.exists(source_of(file))]
+    if absent and (missing == "refuse" or len({number for number, _ in absent}) == len(rows)):
+        shown = ", ".join(f"row {number}: {relative(root, file)}" for number, file in absent[:5])
+        reason = f"{len(absent)} files are not in {root} ({shown}{', ...' if len(absent) > 5 else ''})"
+        raise ReadError(table, reason, "Check the folder and the suffix, or skip what is missing")
+    return {file for _, file in absent}
 
 
 def _problem(row: _Row, kinds: Mapping[str, Kind], why_not: Mapping[str, str]) -> str | None:
