@@ -1,0 +1,196 @@
+"""Records of a manifest as training samples, and samples as batches with the models' arguments.
+
+A sample depends on (seed, cycle, place) only, where the cycle counts how often the run has been through its kind:
+augmentation and mask noise come from one generator per sample, so workers, processes and resumption change nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossdim.datasets.manifest import Manifest
+from crossdim.errors import CrossdimError, ReadError
+from crossdim.readers import read_channels
+from crossdim.training.schedule import Draw, Kind
+from crossdim.transforms.augment import Augmentation, generator_for
+from crossdim.transforms.collate import Sample
+from crossdim.transforms.contract import PreprocessingContract
+from crossdim.transforms.prepared import Prepared
+
+Batch = dict[str, Any]
+Patches = dict[Kind, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A record that could not be prepared; carried to the main process, where it is raised with its own words."""
+
+    error: type[CrossdimError]
+    subject: str
+    reason: str
+    remedy: str
+
+    @classmethod
+    def of(cls, error: CrossdimError) -> "Failure":
+        """Take an error apart, because errors with three words do not travel between processes."""
+        return cls(type(error), error.subject, error.reason, error.remedy)
+
+
+def refuse_failures(batch: Batch) -> None:
+    """Raise the first failure of a batch.
+
+    Args:
+        batch: What the collate function returned.
+    """
+    failure = batch.get("failure")
+    if failure is not None:
+        raise failure.error(failure.subject, failure.reason, failure.remedy)
+
+
+class RecordDataset(Dataset[Sample | Failure]):
+    """The records of a manifest, read, prepared by the contract, varied, and with noise for the mask.
+
+    What the contract makes of a file never changes, so it is kept in memory until the budget is used up.
+
+    Args:
+        manifest: The records.
+        contract: How files become tensors.
+        patches: Patch of each kind, for the number of tokens.
+        seed: Of augmentation and noise.
+        augmentation: None prepares without variation.
+        task: Whose labels are given, or None.
+        cache_bytes: Memory for prepared records.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        contract: PreprocessingContract,
+        patches: Patches,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        task: str | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.manifest, self.contract, self.patches = manifest, contract, patches
+        self.seed, self.augmentation = seed, augmentation
+        self.task_name = task
+        self.task = None if task is None else manifest.task(task)
+        self._budget = cache_bytes
+        self._cache: dict[int, Prepared] = {}
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def prepared(self, index: int) -> Prepared:
+        """Return a record as the contract makes it, from memory if it is there.
+
+        Args:
+            index: Place in the manifest.
+        """
+        if index in self._cache:
+            return self._cache[index]
+        record = self.manifest.records[index]
+        prepared = self.contract.prepare(read_channels(self.manifest.resolve(record)))
+        size = prepared.tensor.numel() * prepared.tensor.element_size()
+        if size <= self._budget:
+            self._budget -= size
+            self._cache[index] = prepared
+        return prepared
+
+    def __getitem__(self, draw: Draw) -> Sample | Failure:
+        """Return the sample of a draw, or why it cannot be had."""
+        try:
+            return self._sample(draw)
+        except CrossdimError as error:
+            return Failure.of(error)
+
+    def _sample(self, draw: Draw) -> Sample:
+        record = self.manifest.records[draw.place]
+        prepared = self.prepared(draw.place)
+        generator = generator_for(self.seed, draw.cycle, draw.place)
+        if self.augmentation is not None:
+            prepared = self.augmentation.vary(prepared, generator)
+        return Sample.of(prepared, self.patches[record.kind], generator, self._label(draw.place))
+
+    def _label(self, index: int) -> Tensor | None:
+        if self.task is None or self.task_name is None:
+            return None
+        label = self.manifest.records[index].labels[self.task_name]
+        if isinstance(label, int):
+            return torch.tensor(label)
+        return torch.zeros(len(self.task.classes)).index_fill(0, torch.tensor(label, dtype=torch.long), 1.0)
+
+
+def indices_by_kind(manifest: Manifest) -> dict[Kind, list[int]]:
+    """Return the places of the images and of the volumes; a kind without records is left out.
+
+    Args:
+        manifest: The records.
+    """
+    places: dict[Kind, list[int]] = {}
+    for index, record in enumerate(manifest.records):
+        places.setdefault(record.kind, []).append(index)
+    return dict(sorted(places.items()))
+
+
+def spread_evenly(places: Sequence[int], count: int) -> list[int]:
+    """Return up to ``count`` of the places, evenly spread, first and last among them.
+
+    Args:
+        places: To choose from.
+        count: At most this many.
+    """
+    if len(places) <= count:
+        return list(places)
+    return [places[round(float(place))] for place in np.linspace(0, len(places) - 1, count)]
+
+
+def check_records(dataset: RecordDataset, progress: Callable[[int, int], None] | None = None) -> None:
+    """Prepare every record once, so that a damaged file is known before training and not in the middle of it.
+
+    Args:
+        dataset: Fills its memory on the way.
+        progress: Called with (done, all) after each record.
+
+    Raises:
+        ReadError: Some records cannot be prepared; names the first ones with their reasons.
+    """
+    problems: list[str] = []
+    for index, record in enumerate(dataset.manifest.records):
+        try:
+            dataset.prepared(index)
+        except CrossdimError as error:
+            problems.append(f"{record.id}: {error.reason}")
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ReadError(
+            f"data '{dataset.manifest.header.name}'",
+            f"{len(problems)} of {len(dataset)} records cannot be used ({shown})",
+            "Mend these files or take them out of the folder or manifest",
+        )
+
+
+class Collate:
+    """Turns samples into a batch, or into the first failure among them.
+
+    Args:
+        stack: :func:`crossdim.transforms.collate.collate_pretraining` or ``collate_classification``.
+    """
+
+    def __init__(self, stack: Callable[[Sequence[Sample]], dict[str, Tensor]]) -> None:
+        self._stack = stack
+
+    def __call__(self, samples: Sequence[Sample | Failure]) -> Batch:
+        """Stack the samples."""
+        for sample in samples:
+            if isinstance(sample, Failure):
+                return {"failure": sample}
+        return dict(self._stack([sample for sample in samples if isinstance(sample, Sample)]))
