@@ -4,7 +4,8 @@ from typing import Any
 
 from crossdim.models.uni4eye_config import Uni4EyeConfig, pair, triple
 from crossdim.training.data import Patches
-from crossdim.training.recipe import ModelSection, PretrainRecipe
+from crossdim.training.recipe import PretrainRecipe
+from crossdim.training.sections import ModelSection
 from crossdim.transforms.contract import PreprocessingContract
 
 

@@ -9,8 +9,8 @@ from crossdim.datasets.manifest import Manifest
 from crossdim.errors import ContractError, RecipeError
 from crossdim.readers import read_channels
 from crossdim.training.data import Patches, indices_by_kind, spread_evenly
-from crossdim.training.recipe import ContractSection, ModelSection
 from crossdim.training.schedule import Kind
+from crossdim.training.sections import ContractSection, ModelSection
 from crossdim.transforms.contract import ImageContract, PreprocessingContract, VolumeContract
 from crossdim.transforms.presets import contract_for
 

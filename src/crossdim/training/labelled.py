@@ -10,7 +10,8 @@ from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.training.configs import model_sizes, patches_of
 from crossdim.training.contracts import check_fit, contract_for_run
 from crossdim.training.data import RecordDataset
-from crossdim.training.recipe import ContractSection, FinetuneRecipe, ModelSection
+from crossdim.training.recipe import FinetuneRecipe
+from crossdim.training.sections import ContractSection, ModelSection
 from crossdim.transforms.augment import Augmentation
 from crossdim.transforms.contract import PreprocessingContract
 

@@ -30,7 +30,7 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
     Under ``torchrun`` every process calls this with the same arguments.
 
     Args:
-        data: A folder of images and volumes, or a manifest. Records of the validation and test splits are not trained on.
+        data: A folder of images and volumes, or a manifest, whose validation and test splits are not trained on.
         out: The run's folder.
         recipe: What to do.
         silent: Print nothing.

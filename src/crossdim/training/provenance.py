@@ -1,6 +1,7 @@
 """``run.json``: what a run was made of and what happened to it, enough to repeat it.
 
-Every session (start, resumption) is listed; a run whose recipe, data or number of processes changed is refused, with what changed.
+Every session (start, resumption) is listed; a run whose recipe, data or number of processes changed is refused, with
+what changed.
 """
 
 import hashlib

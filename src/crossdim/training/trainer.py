@@ -22,8 +22,8 @@ from crossdim.training.checkpoints import mark_complete
 from crossdim.training.data import Batch, refuse_failures
 from crossdim.training.optimisation import parameter_groups
 from crossdim.training.provenance import RunFolder
-from crossdim.training.recipe import HardwareSection, OptimisationSection
 from crossdim.training.schedule import Schedule
+from crossdim.training.sections import HardwareSection, OptimisationSection
 from crossdim.transforms.contract import PreprocessingContract
 
 
