@@ -1,0 +1,236 @@
+"""Three verbs: load a run, predict from files, embed files.
+
+>>> import crossdim
+>>> model = crossdim.load("runs/grading")            # doctest: +SKIP
+>>> model.predict("photo.jpg").label                 # doctest: +SKIP
+>>> model.embed(["photo.jpg", "scan.nii.gz"]).shape  # doctest: +SKIP
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossdim.errors import ContractError, ReadError
+from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
+from crossdim.models.uni4eye_config import Uni4EyeConfig
+from crossdim.readers import read_channels
+from crossdim.samples import Prediction
+from crossdim.training.checkpoints import last_complete
+from crossdim.transforms.collate import padding_mask
+from crossdim.transforms.contract import Prepared, PreprocessingContract
+
+Source = str | PathLike[str]
+Progress = Callable[[int, int], None]
+
+
+def load(run_or_checkpoint: Source, device: str | None = None) -> "Predictor":
+    """Load a fine-tuned classifier, a pre-trained encoder, or a converted checkpoint.
+
+    Args:
+        run_or_checkpoint: A run folder, one of its checkpoints, or a converted folder: what holds ``config.json``,
+            ``model.safetensors`` and ``contract.json``. A run that has not finished gives its last complete checkpoint.
+        device: ``cuda``, ``cpu``, ...; a GPU if there is one when left out. On a GPU it runs in bf16.
+
+    Raises:
+        ReadError: The folder does not exist or holds no model.
+    """
+    folder = _model_folder(Path(run_or_checkpoint))
+    config = Uni4EyeConfig.from_pretrained(folder)
+    names = config.architectures or []
+    classifies = Uni4EyeForImageClassification.__name__ in names
+    model = (Uni4EyeForImageClassification if classifies else Uni4EyeModel).from_pretrained(folder)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Predictor(model.to(chosen).eval(), PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
+
+
+def _model_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ReadError(path, "is not a folder", "Give the folder of a run, a checkpoint or a converted model")
+    if (path / "config.json").is_file():
+        return path
+    checkpoint = last_complete(path / "checkpoints")
+    if checkpoint is None:
+        remedy = "Give the folder written by pretrain, finetune or convert"
+        raise ReadError(path, "holds no config.json and no complete checkpoint", remedy)
+    return checkpoint
+
+
+class Predictor:
+    """A model and the preprocessing it was trained with.
+
+    Attributes:
+        model: Encoder or classifier, in evaluation mode.
+        contract: Preprocessing; inputs that do not fit it are refused.
+        name: What was loaded.
+    """
+
+    def __init__(
+        self, model: Uni4EyeModel | Uni4EyeForImageClassification, contract: PreprocessingContract, name: str
+    ) -> None:
+        self.model = model
+        self.contract = contract
+        self.name = name
+
+    @property
+    def encoder(self) -> Uni4EyeModel:
+        """The encoder alone."""
+        return self.model if isinstance(self.model, Uni4EyeModel) else self.model.uni4eye
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the probabilities."""
+        return tuple(self._classifier().config.id2label.values())
+
+    @overload
+    def predict(self, path: Source, *, progress: Progress | None = None) -> Prediction: ...
+    @overload
+    def predict(self, path: Sequence[Source], *, progress: Progress | None = None) -> list[Prediction]: ...
+    def predict(
+        self, path: Source | Sequence[Source], *, progress: Progress | None = None
+    ) -> Prediction | list[Prediction]:
+        """Classify one file, or a list of files.
+
+        Args:
+            path: A file, a DICOM series folder, or ``file#selector``; or a list of them.
+            progress: Called with (done, all) after each batch.
+
+        Raises:
+            ContractError: The model has no classifier, or a file does not fit the model's preprocessing.
+            ReadError: A file cannot be read.
+        """
+        paths = [path] if isinstance(path, str | PathLike) else list(path)
+        sources = [(fspath(item),) for item in paths]
+        chances = self.probabilities(sources, progress=progress)
+        found = [self._prediction(fspath(item), row) for item, row in zip(paths, chances, strict=True)]
+        return found[0] if isinstance(path, str | PathLike) else found
+
+    def _prediction(self, path: str, chances: Float[np.ndarray, " classes"]) -> Prediction:
+        named = {name: float(chance) for name, chance in zip(self.classes, chances, strict=True)}
+        label: str | tuple[str, ...] = max(named, key=lambda name: named[name])
+        if self.model.config.problem == "multilabel":
+            label = tuple(name for name, chance in named.items() if chance > 0.5)
+        return Prediction(path, self.model.config.task, label, named)
+
+    @overload
+    def embed(
+        self, path: Source, *, pooling: Literal["cls", "mean"] | None = None, progress: Progress | None = None
+    ) -> Float[np.ndarray, " dim"]: ...
+    @overload
+    def embed(
+        self, path: Sequence[Source], *, pooling: Literal["cls", "mean"] | None = None, progress: Progress | None = None
+    ) -> Float[np.ndarray, "files dim"]: ...
+    def embed(
+        self,
+        path: Source | Sequence[Source],
+        *,
+        pooling: Literal["cls", "mean"] | None = None,
+        progress: Progress | None = None,
+    ) -> Float[np.ndarray, " dim"] | Float[np.ndarray, "files dim"]:
+        """Return the encoder's feature of one file ``(dim,)``, or of a list of files ``(files, dim)``, in float32.
+
+        Args:
+            path: A file, a DICOM series folder, or ``file#selector``; or a list of them.
+            pooling: Class token or mean of the patch tokens; the model's own when left out.
+            progress: Called with (done, all) after each batch.
+
+        Raises:
+            ContractError: A file does not fit the model's preprocessing.
+            ReadError: A file cannot be read.
+        """
+        paths = [path] if isinstance(path, str | PathLike) else list(path)
+        features = self.features([(fspath(item),) for item in paths], pooling=pooling, progress=progress)
+        return features[0] if isinstance(path, str | PathLike) else features
+
+    def features(
+        self,
+        sources: Sequence[Sequence[str]],
+        *,
+        pooling: Literal["cls", "mean"] | None = None,
+        progress: Progress | None = None,
+    ) -> Float[np.ndarray, "samples dim"]:
+        """Return encoder features, float32.
+
+        Args:
+            sources: The files of each sample; several are co-registered channels.
+            pooling: Class token or mean of the patch tokens; the model's own when left out.
+            progress: Called with (done, all) after each batch.
+        """
+        encoder = self.encoder
+
+        def compute(values: Tensor, padding: Tensor | None) -> Tensor:
+            return encoder.pool(encoder(values, padding_mask=padding).last_hidden_state, padding, pooling)
+
+        return self._run(sources, compute, progress)
+
+    def probabilities(
+        self, sources: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> Float[np.ndarray, "samples classes"]:
+        """Return class probabilities, float32.
+
+        Args:
+            sources: The files of each sample; several are co-registered channels.
+            progress: Called with (done, all) after each batch.
+
+        Raises:
+            ContractError: The model has no classifier.
+        """
+        model = self._classifier()
+        return self._run(
+            sources, lambda values, padding: model.probabilities(model(values, padding_mask=padding).logits), progress
+        )
+
+    def _classifier(self) -> Uni4EyeForImageClassification:
+        if isinstance(self.model, Uni4EyeModel):
+            raise ContractError(
+                self.name, "is an encoder without a classifier", "Fine-tune it first (crossdim finetune), or use embed"
+            )
+        return self.model
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        sources: Sequence[Sequence[str]],
+        compute: Callable[[Tensor, Tensor | None], Tensor],
+        progress: Progress | None,
+        batch_size: int = 16,
+    ) -> Float[np.ndarray, "samples values"]:
+        """Prepare, batch by shape, compute, and put the results back in the order of the sources."""
+        device = self.model.device
+        on_gpu = device.type == "cuda"
+        results: dict[int, Tensor] = {}
+        for places, values, padding in self._batches(sources, batch_size):
+            with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
+                answer = compute(values.to(device), None if padding is None else padding.to(device))
+            results |= dict(zip(places, answer.float().cpu(), strict=True))
+            if progress is not None:
+                progress(len(results), len(sources))
+        if not results:
+            raise ContractError("list of files", "is empty", "Give at least one file")
+        return torch.stack([results[place] for place in range(len(sources))]).numpy()
+
+    def _batches(
+        self, sources: Sequence[Sequence[str]], batch_size: int
+    ) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+        waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = {}
+        for place, paths in enumerate(sources):
+            prepared = self.contract.prepare(read_channels(paths))
+            group = waiting.setdefault(tuple(prepared.tensor.shape), [])
+            group.append((place, prepared))
+            if len(group) == batch_size:
+                yield self._stack(waiting.pop(tuple(prepared.tensor.shape)))
+        for group in waiting.values():
+            yield self._stack(group)
+
+    def _stack(self, group: list[tuple[int, Prepared]]) -> tuple[list[int], Tensor, Tensor | None]:
+        values = torch.stack([prepared.tensor for _, prepared in group])
+        patch = self.encoder.patch_embed.patch_of(values)
+        size = tuple(values.shape[2:])
+        padding = torch.stack([padding_mask(prepared.valid, size, patch) for _, prepared in group])
+        return [place for place, _ in group], values, padding if bool(padding.any()) else None
