@@ -54,7 +54,7 @@ def test_a_linear_ramp_stays_linear_inside(length, size, scale):
     axis = AxisMap.placed(length, size, scale)
     inside = (axis.centres - max(1.0, scale) >= 0) & (axis.centres + max(1.0, scale) <= length - 1)
     result = resample(torch.arange(float(length))[None], [axis])[0].numpy()
-    # A triangle sampled at whole positions (as in Pillow and torch) is off by up to 0.086 pixels unless its width is whole.
+    # Sampled at whole positions (as in Pillow and torch), a triangle is off by up to 0.086 unless its width is whole.
     np.testing.assert_allclose(result[inside], axis.centres[inside], atol=1e-4 if scale <= 1 else 0.09)
 
 
