@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import ROOT
 from tests.parity.fixture import Fixture, evaluate, uniform
-from tests.parity.reference import write_fixture
+from tests.parity.reference import cut, write_fixture
 from tests.parity.run import main
 
 HERE = Path(__file__).parent
@@ -230,3 +231,8 @@ def test_a_description_with_code_in_it_is_not_understood():
         evaluate("float32(__import__('os').getcwd())", "")
     with pytest.raises(ValueError, match="no formula"):
         evaluate("as stored", "")
+
+
+def test_patches_of_the_independent_forward_are_in_raster_order():
+    image = torch.arange(math.prod((1, 2, 4, 4))).reshape(1, 2, 4, 4)
+    assert cut(image, [2, 2])[0, 1].tolist() == [2, 18, 3, 19, 6, 22, 7, 23]
