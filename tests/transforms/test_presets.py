@@ -120,6 +120,13 @@ def test_small_volumes_keep_their_spacing():
     assert isinstance(contract.volume.intensity, PercentileIntensity)
 
 
+def test_volumes_stored_in_eight_bits_do_not_shut_out_the_others_of_their_series():
+    eight = volume((noise(1, 16, 16, 16) * 255).astype(np.uint8), unit="uint8")
+    contract = contract_for([eight])
+    assert isinstance(contract.volume.intensity, PercentileIntensity)
+    assert contract.prepare(volume(noise(1, 16, 16, 16))).tensor.isfinite().all()
+
+
 def test_ct_gets_a_window_that_loses_little():
     contract = contract_for([volume(np.full((1, 8, 8, 8), -1000.0), unit="HU")])
     assert contract.volume.intensity == WindowIntensity(low=-1000, high=1000)

@@ -329,9 +329,11 @@ def _propose_intensity(looks: Sequence[_Look]) -> Intensity:
     if units == {"HU"}:
         low, high = CT_WINDOWS["wide"]
         return WindowIntensity(low=low, high=high)
-    # Scanners store 10 to 14 bits in 16: dividing these by 65535 would leave them nearly black.
+    # Volumes of one series are stored in 8 bits here and in 16 there, and scanners store 10 to 14 bits in 16: only
+    # images that use their range are scaled by it.
     dark = any(look.unit == "uint16" and look.few.max() < 2**15 for look in looks)
-    return RangeIntensity() if units <= set(DISPLAY_RANGES) and not dark else PercentileIntensity()
+    by_range = units <= set(DISPLAY_RANGES) and not dark and not looks[0].orientation
+    return RangeIntensity() if by_range else PercentileIntensity()
 
 
 def _with_statistics(contract: ImageContract, looks: Sequence[_Look]) -> ImageContract:
