@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from crossdim.datasets.manifest import SPLITS, Manifest, Progress, Record, SplitName
+from crossdim.datasets.scan import values_of
 from crossdim.errors import CrossdimError
-from crossdim.samples import Image, Volume
 
 Problem = Literal[
     "unreadable",
@@ -118,7 +118,7 @@ def _content(manifest: Manifest, progress: Progress | None) -> Iterator[Finding]
         else:
             if noun.kind != record.kind:
                 yield Finding("wrong_kind", f"'{record.id}' is {_a(noun.kind)}, not {_a(record.kind)}", (record.id,))
-            values = _values(noun)
+            values = values_of(noun)
             if values.size == 0 or bool((values == values.flat[0]).all()):
                 yield Finding("constant", f"'{record.id}' holds one value only", (record.id,))
             else:
@@ -156,10 +156,6 @@ def _in_words(records: Iterable[Record]) -> list[str]:
 
 def _a(kind: str) -> str:
     return f"an {kind}" if kind == "image" else f"a {kind}"
-
-
-def _values(noun: Image | Volume) -> np.ndarray:
-    return noun.pixels if isinstance(noun, Image) else noun.voxels
 
 
 def _fingerprint(values: np.ndarray) -> str:

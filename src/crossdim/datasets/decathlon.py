@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossdim.datasets.manifest import Header, Labels, Manifest, Progress, Record, Skipped, SplitName, Task
+from crossdim.datasets.scan import values_of
 from crossdim.datasets.splits import carve_validation
 from crossdim.errors import ReadError, RecipeError
 
@@ -147,8 +148,7 @@ def _values(mask: Path) -> frozenset[int]:
 
     from crossdim import readers
 
-    volume = readers.read(str(mask))
-    return frozenset(int(value) for value in np.unique(volume.voxels)) - {0}
+    return frozenset(int(value) for value in np.unique(values_of(readers.read(mask)))) - {0}
 
 
 def _structures(

@@ -1,10 +1,11 @@
 """A folder of files, 2D and 3D mixed, nested as it may be, with or without a folder per class."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from crossdim.datasets.manifest import Header, Manifest, Progress, Record, Skipped, SplitName, Task
+from crossdim.datasets.manifest import Header, Manifest, Progress, Record, Skipped, SplitName, Task, source_of
 from crossdim.datasets.scan import SPLIT_WORDS, in_order, kinds_of, patient_rule, relative, task_of
 from crossdim.errors import ReadError, RecipeError, nearest
 
@@ -50,8 +51,9 @@ def from_folder(
     if ordinal and not classes:
         raise RecipeError(f"task '{task}'", "is ordinal, and the order is not given", "List the classes in their order")
     whose = patient_rule(patient)
-    kinds, unreadable = kinds_of([os.path.join(root, path) for path in readers.find_readable(root)], progress)
-    skipped = [*unreadable, *_unknown(root)]
+    sources = readers.find_readable(root)
+    kinds, unreadable = kinds_of([*sources, *_others(root, sources)], progress)
+    skipped = list(unreadable)
 
     records: list[Record] = []
     class_of: dict[str, str] = {}
@@ -79,16 +81,20 @@ def from_folder(
     return Manifest(header, tuple(records), tuple(skipped))
 
 
-def _unknown(root: str) -> Iterator[Skipped]:
-    """Yield the files that no reader takes, hidden ones apart."""
+def _others(root: str, sources: Sequence[str]) -> Iterator[str]:
+    """Yield the files that stand in no source, so that opening them says why; hidden ones apart."""
     from crossdim import readers
 
+    known = set(sources)
+    series = {source_of(source) for source in sources if os.path.isdir(source_of(source))}
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = os.path.join(folder, name)
-            if not name.startswith(".") and not readers.is_readable(path):
-                yield Skipped(path, "is of no kind that crossdim reads")
+            is_slice = folder in series and readers.is_readable(path)
+            voxels_of = re.sub(r"\.img(\.gz)?$", ".hdr", path)  # the second file of a NIfTI pair
+            if not (name.startswith(".") or path in known or is_slice or known & {voxels_of, f"{voxels_of}.gz"}):
+                yield path
 
 
 def _place(

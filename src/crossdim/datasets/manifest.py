@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from crossdim.errors import ReadError, RecipeError, nearest
+from crossdim.readers.selector import split_selector
 
 SplitName = Literal["train", "val", "test"]
 TaskKind = Literal["multiclass", "multilabel", "ordinal"]
@@ -267,7 +268,7 @@ def source_of(path: str) -> str:
     Args:
         path: A path as ``readers.read`` takes it; a file whose own name holds the ``#`` is that file.
     """
-    return path if "#" not in path or os.path.exists(path) else path.rpartition("#")[0]
+    return split_selector(path)[0]
 
 
 def _files_of(source: str) -> list[str]:

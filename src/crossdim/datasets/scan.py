@@ -1,4 +1,4 @@
-"""What scans of folders and tables share: opening every file once, and finding out whose it is."""
+"""What those who look through files share: opening every file once, and finding out whose it is."""
 
 import hashlib
 import os
@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crossdim.datasets.manifest import Progress, Skipped, SplitName, Task, TaskKind, source_of
 from crossdim.errors import CrossdimError, RecipeError
+from crossdim.samples import Image, Volume
 
 Kind = Literal["image", "volume"]
 
@@ -44,12 +48,27 @@ def kinds_of(paths: Sequence[str], progress: Progress | None = None) -> tuple[di
     skipped = []
     for done, path in enumerate(paths, 1):
         try:
-            kinds[path] = readers.inspect(path).kind
+            found = readers.inspect(path)
         except CrossdimError as error:
             skipped.append(Skipped(path, error.reason))
+        else:
+            if found.needs_choice:
+                shown = " to ".join(dict.fromkeys(f"#{choice}" for choice in (found.choices[0], found.choices[-1])))
+                skipped.append(Skipped(path, f"{found.problems[0]}: name one of {shown} in a table"))
+            else:
+                kinds[path] = found.kind
         if progress:
             progress(done, len(paths))
     return kinds, tuple(skipped)
+
+
+def values_of(noun: Image | Volume) -> NDArray[np.generic]:
+    """Return the intensities of an image or a volume.
+
+    Args:
+        noun: What was read.
+    """
+    return noun.pixels if isinstance(noun, Image) else noun.voxels
 
 
 def relative(root: str, path: str) -> str:
