@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
@@ -39,11 +38,13 @@ def test_every_help_page_shows_examples_of_its_own_command(crossdim, words):
 
 
 def test_help_appears_within_half_a_second_and_loads_nothing_heavy(process):
+    """Processor time is counted: what an idle machine takes, also while other tests keep this one busy."""
     seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        before = os.times()
         assert process("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(seconds) < 0.5
     program = f"import sys, crossdim.cli; print([name for name in {HEAVY} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,6 +1,8 @@
 """`crossdim inspect`: what a file is, or a table of what a folder holds."""
 
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
             "crossdim inspect series/ --save preview.png",
             "crossdim inspect 'retinamnist.npz#train/12'",
             "crossdim inspect scans/ --json > scans.jsonl",
+            "crossdim inspect archive/ --no-intensities",
         )
     )(inspect)
 
@@ -34,6 +37,9 @@ def register(app: typer.Typer) -> None:
 def inspect(
     path: Annotated[str, typer.Argument(help="A file, a DICOM series, or a folder of files; `#` selects inside one.")],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture of the one file.")] = None,
+    intensities: Annotated[
+        bool, typer.Option(help="Read the intensities too; without, headers alone, which is faster.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Say what a file is: kind, shape, spacing, orientation, intensities, and what is wrong with it.
@@ -46,17 +52,17 @@ def inspect(
     if not sources:
         raise ReadError(path, "holds no file that crossdim can read", "Check the folder, or name one file")
     if len(sources) == 1:
-        _inspect_one(sources[0], save, as_json)
+        _inspect_one(sources[0], save, intensities, as_json)
     elif save:
         raise RecipeError("--save", f"makes a picture of one file, and {path} holds {len(sources)}", "Name one file")
     else:
-        _inspect_all(path, sources, as_json)
+        _inspect_all(path, sources, intensities, as_json)
 
 
-def _inspect_one(source: str, save: Path | None, as_json: bool) -> None:
+def _inspect_one(source: str, save: Path | None, intensities: bool, as_json: bool) -> None:
     from crossdim import readers
 
-    inspection = readers.inspect(source)
+    inspection = readers.inspect(source, intensity=intensities)
     if as_json:
         print_json(inspection)
     else:
@@ -67,7 +73,7 @@ def _inspect_one(source: str, save: Path | None, as_json: bool) -> None:
         save_figure(preview(readers.read(source)), save)
 
 
-def _inspect_all(folder: str, sources: list[str], as_json: bool) -> None:
+def _inspect_all(folder: str, sources: list[str], intensities: bool, as_json: bool) -> None:
     from crossdim import readers
 
     inspections: list[Inspection] = []
@@ -75,7 +81,7 @@ def _inspect_all(folder: str, sources: list[str], as_json: bool) -> None:
     with bar(f"inspecting {folder}") as progress:
         for done, source in enumerate(sources, 1):
             try:
-                inspections.append(readers.inspect(source))
+                inspections.append(readers.inspect(source, intensity=intensities))
             except CrossdimError as error:
                 refused.append(error)
             progress(done, len(sources))
@@ -92,7 +98,6 @@ def _inspect_all(folder: str, sources: list[str], as_json: bool) -> None:
 
 def _facts(inspection: "Inspection") -> list[tuple[str, str]]:
     """Return the lines about one file, without those that do not apply to it."""
-    low, high = inspection.intensity_min, inspection.intensity_max
     choices = [f"#{choice}" for choice in inspection.choices[:CHOICES_SHOWN]]
     more = len(inspection.choices) - len(choices)
     facts = [
@@ -103,55 +108,56 @@ def _facts(inspection: "Inspection") -> list[tuple[str, str]]:
         ("spacing", f"{_sizes(inspection.spacing_mm)} mm" if inspection.spacing_mm else ""),
         ("orientation", inspection.orientation or ""),
         ("type", inspection.dtype),
-        ("intensities", f"{low:g} to {high:g}, {inspection.unit}"),
+        ("intensities", _intensities(inspection)),
         ("choices", ", ".join(choices) + (f" and {more} more" if more > 0 else "")),
         *(("problem", problem) for problem in inspection.problems),
     ]
     return [(name, value) for name, value in facts if value]
 
 
+def _intensities(inspection: "Inspection") -> str:
+    low, high = inspection.intensity_min, inspection.intensity_max
+    return inspection.unit if low is None or high is None else f"{low:.5g} to {high:.5g}, {inspection.unit}"
+
+
 def _axes(shape: tuple[int, ...]) -> str:
     return " x ".join(("channels", "depth", "height", "width") if len(shape) == 4 else ("channels", "height", "width"))
 
 
-def _sizes(sizes: tuple[float, ...] | None) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes or ())
+def _sizes(sizes: Sequence[float | int], between: str = " x ") -> str:
+    return between.join(f"{size:.4g}" for size in sizes)
 
 
 def _show_table(folder: str, inspections: list["Inspection"], refused: list[CrossdimError]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     table = Table(
-        Column("path", overflow="fold"),
-        "kind",
-        "format",
-        "shape",
-        "spacing mm",
-        "orientation",
-        "intensities",
-        Column("problems", overflow="fold"),
+        Column("path", overflow="fold"), "kind", "shape", "spacing mm", "orientation", "intensities", box=SIMPLE_HEAD
     )
     for found in inspections:
         row = (
-            str(Path(found.path).relative_to(folder)) if Path(found.path).is_relative_to(folder) else found.path,
+            _below(found.path, folder),
             found.kind,
-            found.format,
-            _sizes(found.shape),
-            _sizes(found.spacing_mm),
+            _sizes(found.shape, "\u00d7"),
+            _sizes(found.spacing_mm or (), "\u00d7"),
             found.orientation or "",
-            f"{found.intensity_min:g} to {found.intensity_max:g}, {found.unit}",
-            "; ".join(found.problems),
+            _intensities(found),
         )
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
-    kinds = Counter(found.kind for found in inspections)
-    troubled = sum(bool(found.problems) for found in inspections)
-    counts = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
-    console.print(
-        f"{counts or 'nothing readable'}; {troubled} with problems; {len(refused)} not readable", markup=False
-    )
+    troubled = [found for found in inspections if found.problems]
+    for found in troubled:
+        console.print(f"{_below(found.path, folder)}: {'; '.join(found.problems)}")
     for refusal in refused:
-        console.print(str(refusal), markup=False)
+        console.print(str(refusal))
+    kinds = Counter(found.kind for found in inspections)
+    counts = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
+    console.print(f"{counts or 'nothing'} read, {len(troubled)} with problems; {len(refused)} not readable")
+
+
+def _below(path: str, folder: str) -> str:
+    return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
