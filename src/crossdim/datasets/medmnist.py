@@ -6,6 +6,7 @@ The pictures stay in the file: records point into it (`retinamnist.npz#train/12`
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -137,7 +138,7 @@ def from_medmnist(path: str | os.PathLike[str]) -> Manifest:
     shapes = _shapes(file)
     parts = [name for name in SPLITS if f"{name}_images" in shapes]
     if not parts:
-        raise ReadError(file, f"holds {', '.join(sorted(shapes)) or 'nothing'}, and no train_images, val_images "
+        raise ReadError(file, f"holds {', '.join(sorted(shapes))}, and no train_images, val_images "
                         "or test_images", "Give a MedMNIST file")  # fmt: skip
     labels = {part: _labels(file, part, shapes) for part in parts}
     task = _task(known, labels)
@@ -160,20 +161,11 @@ def from_medmnist(path: str | os.PathLike[str]) -> Manifest:
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every array, from the headers alone."""
-    shapes = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read = np.lib.format.read_array_header_1_0
-                    header = read(stream) if version == (1, 0) else np.lib.format.read_array_header_2_0(stream)
-                shapes[member.removesuffix(".npy")] = header[0]
-    except FileNotFoundError as error:
-        raise ReadError(file, "is not a file", "Check the path") from error
-    except (zipfile.BadZipFile, IsADirectoryError, ValueError, EOFError) as error:
-        raise ReadError(file, f"is not an .npz file, or a damaged one ({error})", "Download it again") from error
-    return shapes
+    from crossdim.readers.array import npz_headers
+    from crossdim.readers.limits import Limits, file_bytes
+
+    file_bytes(str(file), Limits())
+    return {name: header.shape for name, header in npz_headers(str(file)).items()}
 
 
 def _labels(file: Path, part: SplitName, shapes: dict[str, tuple[int, ...]]) -> NDArray[np.integer]:
@@ -184,7 +176,7 @@ def _labels(file: Path, part: SplitName, shapes: dict[str, tuple[int, ...]]) -> 
     try:
         with np.load(file, allow_pickle=False) as arrays:
             labels = arrays[key]
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ReadError(f"{file}#{key}", f"cannot be read ({error})", "Download it again") from error
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
         reason = f"is {labels.dtype} of shape {labels.shape}, not whole numbers (samples, labels)"
