@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
-from crossdim.training.provenance import write_text
+from crossdim.outputs.files import write_atomic
 
 MARKER = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -22,7 +22,7 @@ def mark_complete(checkpoint: Path) -> None:
         checkpoint: Folder with everything written.
     """
     sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.name != MARKER}
-    write_text(checkpoint / MARKER, json.dumps(sizes, indent=1))
+    write_atomic(checkpoint / MARKER, json.dumps(sizes, indent=1))
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -34,7 +34,10 @@ def is_complete(checkpoint: Path) -> bool:
     marker = checkpoint / MARKER
     if not marker.is_file():
         return False
-    sizes = json.loads(marker.read_text(encoding="utf-8"))
+    try:
+        sizes = json.loads(marker.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return False
     return all(
         (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in sizes.items()
     )

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 
 from crossdim.inference import Predictor
 from crossdim.metrics.classification import ClassificationReport
+from crossdim.outputs.files import write_atomic
 from crossdim.training.evaluation import evaluate
 from crossdim.training.labelled import Parts
 from crossdim.training.progress import Announcer
-from crossdim.training.provenance import RunFolder, write_text
+from crossdim.training.provenance import RunFolder
 from crossdim.training.recipe import FinetuneRecipe
 
 
@@ -40,5 +41,5 @@ def conclude(
         )
         announcer.say(f"{name}: {shown}")
     plain = {name: report.to_dict() for name, report in reports.items()}
-    write_text(folder.path / "metrics.json", json.dumps(plain, indent=2) + "\n")
+    write_atomic(folder.path / "metrics.json", json.dumps(plain, indent=2) + "\n")
     return reports

@@ -17,12 +17,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from crossdim.datasets.manifest import Manifest
 from crossdim.metrics.reconstruction import effective_rank, knn_accuracy, leave_one_out_knn_accuracy
 from crossdim.models.uni4eye import Uni4EyeForPreTraining
+from crossdim.outputs.pictures import Reconstruction, reconstruction_2d, reconstruction_3d, save_figure
 from crossdim.tokens.grid import patchify, unpatchify
 from crossdim.training.alarm import alarm
 from crossdim.training.data import Batch, Collate, RecordDataset, indices_by_kind, refuse_failures, spread_evenly
 from crossdim.training.provenance import RunFolder
 from crossdim.training.recipe import HealthSection
-from crossdim.training.schedule import Draw, Kind
+from crossdim.training.schedule import Draw
 from crossdim.transforms.collate import collate_pretraining
 
 Note = Callable[[dict[str, float]], None]
@@ -68,25 +69,6 @@ class FiniteLoss(TrainerCallback):
                 f"training diverged: {', '.join(broken)}",
                 "Start again with a smaller optimisation.base_learning_rate, or set optimisation.max_grad_norm to 1",
             )
-
-
-@dataclass(frozen=True)
-class View:
-    """One record as the model saw and completed it; every array is ``(channels, *size)`` in the model's own scale.
-
-    Attributes:
-        name: Of the record.
-        values: What the contract made of it.
-        hidden: True where a patch was hidden.
-        reconstruction: Hidden patches as predicted, the others as they are.
-        gradients: Gradient map and its prediction, where there is a gradient decoder.
-    """
-
-    name: str
-    values: Float[np.ndarray, "channels *size"]
-    hidden: Bool[np.ndarray, "channels *size"]
-    reconstruction: Float[np.ndarray, "channels *size"]
-    gradients: tuple[Float[np.ndarray, "maps *size"], Float[np.ndarray, "maps *size"]] | None
 
 
 @dataclass(frozen=True)
@@ -170,8 +152,8 @@ def encode(
 
 
 @torch.no_grad()
-def reconstruct(model: Uni4EyeForPreTraining, dataset: RecordDataset, places: Sequence[int]) -> list[View]:
-    """Mask records of one kind and return what the model makes of them, in display range.
+def reconstruct(model: Uni4EyeForPreTraining, dataset: RecordDataset, places: Sequence[int]) -> list[Reconstruction]:
+    """Mask records of one kind and return what the model makes of them; images in [0, 1], volumes as prepared.
 
     Args:
         model: Pre-training model.
@@ -180,31 +162,45 @@ def reconstruct(model: Uni4EyeForPreTraining, dataset: RecordDataset, places: Se
     """
     batch = _batch_of(dataset, places, model.device)
     output = model.eval()(**batch)
-    kind: Kind = "image" if output.image is not None else "volume"
-    branch = output.image if kind == "image" else output.volume
-    values = batch["pixel_values" if kind == "image" else "voxel_values"]
-    patch = model.uni4eye.patch_embed.patch_of(values)
-    grid = model.uni4eye.grid(values)
+    image = output.image is not None
+    branch = output.image if image else output.volume
+    values = batch["pixel_values" if image else "voxel_values"].float()
+    patch, grid = model.uni4eye.patch_embed.patch_of(values), model.uni4eye.grid(values)
 
     def whole(tokens: Tensor) -> Float[np.ndarray, "batch channels *size"]:
         return unpatchify(tokens.float(), grid, patch).cpu().numpy()
 
-    hidden = branch.mask[..., None].bool()
-    target, prediction = patchify(values.float(), patch), branch.prediction.float()
+    target, prediction = patchify(values, patch), branch.prediction.float()
     if model.config.norm_pix_loss:
         mean, std = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True).add(1e-6).sqrt()
         prediction = prediction * std + mean
-    shown = whole(torch.where(hidden, prediction, target))
-    masks = whole(hidden.expand_as(target))
-    gradients = (
-        [None] * len(places)
-        if branch.gradient_prediction is None
-        else list(zip(whole(branch.gradient_target), whole(branch.gradient_prediction), strict=True))
-    )
+    hidden = whole(branch.mask[..., None].expand_as(target)) > 0
+    gradients: Sequence[tuple[Any, Any] | None] = [None] * len(places)
+    if branch.gradient_prediction is not None:
+        gradients = list(zip(whole(branch.gradient_target), whole(branch.gradient_prediction), strict=True))
     return [
-        View(dataset.manifest.records[place].id, *row)
-        for place, *row in zip(places, values.cpu().numpy(), masks.astype(bool), shown, gradients, strict=True)
+        Reconstruction(
+            name=dataset.manifest.records[place].id,
+            values=_displayed(values[row].cpu().numpy(), dataset, image),
+            hidden=hidden[row],
+            reconstruction=_displayed(whole(prediction)[row], dataset, image),
+            gradients=gradients[row],
+            affine=dataset.prepared(place).affine_mm,
+        )
+        for row, place in enumerate(places)
     ]
+
+
+def _displayed(
+    values: Float[np.ndarray, "channels *size"], dataset: RecordDataset, image: bool
+) -> Float[np.ndarray, "channels *size"]:
+    """Undo an image's normalisation, so that its colours are right."""
+    contract = dataset.contract.image
+    if not image or contract is None:
+        return values
+    mean = np.array(contract.mean or (0.0,), dtype=np.float32).reshape(-1, 1, 1)
+    std = np.array(contract.std or (1.0,), dtype=np.float32).reshape(-1, 1, 1)
+    return (values * std + mean).clip(0, 1)
 
 
 class Health(TrainerCallback):
@@ -275,12 +271,10 @@ class Health(TrainerCallback):
         return np.array([label if isinstance(label, int) else -1 for label in found])
 
     def _draw(self, model: Uni4EyeForPreTraining, step: int) -> None:
-        from crossdim.outputs.pictures import reconstruction_2d, reconstruction_3d, save_figure
-
         for kind, places in indices_by_kind(self._pictured.manifest).items():
             views = reconstruct(model, self._pictured, spread_evenly(places, self._recipe.pictures))
             figure = reconstruction_2d(views) if kind == "image" else reconstruction_3d(views)
-            save_figure(figure, self._folder.pictures / f"{kind}s-{step:07d}.png")
+            save_figure(figure, self._folder.pictures / f"{kind}s-{step:07d}.png", dpi=100)
 
 
 def _is_due(every: int, step: int, last: bool) -> bool:

@@ -18,27 +18,13 @@ from typing import Any
 
 from crossdim.datasets.manifest import Manifest, source_of
 from crossdim.errors import RecipeError
+from crossdim.outputs.files import write_atomic
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import differences, load_recipe, recipe_text
 
 PACKAGES = ("crossdim", "torch", "transformers", "accelerate", "peft", "numpy", "nibabel", "pydicom", "highdicom")
 FREE_TO_CHANGE = ("hardware.workers", "hardware.cache_gib", "logging.report_to", "logging.keep_checkpoints")
 """Recipe keys that a resumed run may change, because no number depends on them."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there as a whole or not at all.
-
-    Args:
-        path: Where.
-        text: What.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def versions() -> dict[str, str]:
@@ -221,7 +207,7 @@ class RunFolder:
             "hardware": hardware(),
         }
         document |= {"status": "running", "sessions": [*document["sessions"], session]} | self.notes
-        write_text(self.path / "recipe.yaml", recipe_text(self.recipe))
+        write_atomic(self.path / "recipe.yaml", recipe_text(self.recipe))
         if self.log.is_file() and not self.log.read_bytes().endswith(b"\n"):
             with self.log.open("a", encoding="utf-8") as file:
                 file.write("\n")  # closes a line that a kill cut short
@@ -252,7 +238,7 @@ class RunFolder:
             self._save(self.document | facts)
 
     def _save(self, document: dict[str, Any]) -> None:
-        write_text(self.path / "run.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(self.path / "run.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def append_log(self, line: dict[str, Any]) -> None:
         """Append one line to ``log.jsonl`` and flush it.

@@ -4,7 +4,7 @@ Every key has a type and a default, and every key has an effect or is refused. H
 is in :mod:`crossdim.training.recipe_files`. The defaults follow MAE's published recipes where Uni4Eye's say nothing.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,7 +74,7 @@ class LossSection(Section):
     edge_scale: Rate = 1 / 48
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
+    def _something_to_learn(self) -> "LossSection":
         if self.intensity_weight == 0 and self.gradient_weight == 0:
             raise ValueError("intensity_weight and gradient_weight are both zero: nothing would be learned")
         if self.gradient_weight == 0 and (self.gradient_target != "float" or self.edge_scale != 1 / 48):
@@ -105,7 +105,7 @@ class MixingSection(Section):
     volumes: Count = 4
 
     @model_validator(mode="after")
-    def _something_to_see(self) -> Self:
+    def _something_to_see(self) -> "MixingSection":
         if self.images == 0 and self.volumes == 0:
             raise ValueError("images and volumes are both zero: every step would be empty")
         return self
@@ -340,7 +340,7 @@ class FinetuneRecipe(Section):
     logging: FinetuneLoggingSection = FinetuneLoggingSection()
 
     @model_validator(mode="after")
-    def _labels_stay_true(self) -> Self:
+    def _labels_stay_true(self) -> "FinetuneRecipe":
         safe = self.augmentation.safe_for(set(self.labels_depend_on))
         wrong = [key for key, value in self.augmentation if value != getattr(safe, key)]
         if wrong:

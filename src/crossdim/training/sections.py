@@ -1,6 +1,6 @@
 """Sections that both kinds of recipe have: model, contract, optimisation, hardware."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -69,7 +69,7 @@ class ContractSection(Section):
     volume_tokens: Positive = 216
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _one_source(self) -> "ContractSection":
         for given, stated in (
             ("file", "image"),
             ("file", "volume"),
@@ -110,7 +110,7 @@ class OptimisationSection(Section):
     max_grad_norm: Weight = 0.0
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _one_length(self) -> "OptimisationSection":
         if self.steps is not None and "epochs" not in self.model_fields_set:
             object.__setattr__(self, "epochs", None)  # steps alone replace the default number of epochs
         if (self.epochs is None) == (self.steps is None):
