@@ -37,10 +37,8 @@ LIGHT = ("samples", "geometry", "readers", "datasets", "outputs")
 
 SHARED_ROOMS = ("tokens", "fusion", "heads")
 ONE_USER = {
-    "crossdim.heads.classification": "Uni4Eye: the one linear layer of fine-tuning",
     "crossdim.heads.gradients": "Uni4Eye: the gradient map that the second decoder reconstructs",
     "crossdim.heads.reconstruction": "Uni4Eye: the intensity and the gradient decoder",
-    "crossdim.tokens.positions": "Uni4Eye: frozen position codes of the Unified Patch Embedding",
 }
 """Modules of shared rooms with a single user so far, each with the paper's name for what it holds."""
 
