@@ -1,6 +1,7 @@
-"""Commands about the installation itself."""
+"""`crossdim demo` and `crossdim doctor`: does it work here, and what does it do?"""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,20 @@ def register(app: typer.Typer) -> None:
     Args:
         app: The command line.
     """
+    app.command(epilog=examples("crossdim demo", "crossdim demo --out my-demo"))(demo)
     app.command(epilog=examples("crossdim doctor", "crossdim doctor --no-self-test --json"))(doctor)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is written.")] = Path("crossdim-demo"),
+) -> None:
+    """Tell the whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, report.
+
+    Nothing is pre-computed and nothing is downloaded. A demo that was stopped goes on with the same folder.
+    """
+    from crossdim.demo import run
+
+    run(out, say=typer.echo)
 
 
 def doctor(
