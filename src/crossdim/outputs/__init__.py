@@ -1,0 +1,1 @@
+"""What people look at: pictures, and reports as one page, Markdown or JSON (no torch)."""

@@ -1,0 +1,27 @@
+"""Files that are there as a whole or not at all."""
+
+import os
+from pathlib import Path
+
+from crossdim.errors import RecipeError
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write a file under a temporary name beside its place, then rename it; folders that are missing are made.
+
+    Args:
+        path: Where; a file that is there is replaced.
+        content: Bytes, or text that is written as UTF-8.
+
+    Raises:
+        RecipeError: If nothing can be written there.
+    """
+    place = Path(path)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, place)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RecipeError(place, f"cannot be written ({error.strerror})", "Name a file in a folder of yours") from error
