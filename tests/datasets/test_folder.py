@@ -4,6 +4,7 @@ import pytest
 
 from crossdim import readers
 from crossdim.datasets.folder import from_folder
+from crossdim.datasets.manifest import Manifest
 from crossdim.datasets.scan import in_order, patient_rule
 from crossdim.datasets.splits import split_by_patient
 from crossdim.errors import ReadError, RecipeError
@@ -80,6 +81,29 @@ def test_series_lying_in_the_folder_of_a_class_have_that_class(tmp_path):
     series(tmp_path / "well" / "s1")
     manifest = from_folder(tmp_path, task="state")
     assert Counter(record.labels["state"] for record in manifest.records) == {0: 2, 1: 1}
+
+
+def test_one_series_lying_in_the_folder_of_a_class_has_that_class(tmp_path):
+    series(tmp_path / "sick")
+    series(tmp_path / "well")
+    manifest = from_folder(tmp_path, task="state")
+    assert {record.id: record.labels["state"] for record in manifest.records} == {"sick": 0, "well": 1}
+
+
+def test_the_folder_itself_can_be_a_series_or_hold_several(tmp_path):
+    series(tmp_path / "scan", number=1)
+    manifest = from_folder(tmp_path / "scan")
+    assert ids(manifest) == ["."]
+    series(tmp_path / "scan", number=2)
+    manifest = from_folder(tmp_path / "scan")
+    assert all(name.startswith(".#") for name in ids(manifest))
+    assert set(patients(manifest).values()) == {"."}
+    manifest.save(tmp_path / "m.jsonl")
+    loaded = Manifest.load(tmp_path / "m.jsonl")
+    for record in loaded.records:
+        assert readers.read_channels(loaded.resolve(record)).voxels.shape == (1, 4, 8, 8)
+    with pytest.raises(ReadError, match=r"lies in no folder of a class"):
+        from_folder(tmp_path / "scan", task="t")
 
 
 def test_ordinal_classes_come_in_the_order_given_and_may_lack_examples(tmp_path):

@@ -101,8 +101,10 @@ def _place(
     root: str, path: str, split_folders: bool, *, labelled: bool
 ) -> tuple[SplitName | None, str, str, str | None]:
     """Return what the folders say: part, class, the folder below which patients begin, and what is wrong."""
-    parts = PurePath(os.path.relpath(path, root)).parts
-    folders = list(parts if "#" in parts[-1] else parts[:-1])
+    source = source_of(path)
+    folders = list(PurePath(relative(root, source)).parts)
+    if not os.path.isdir(source):
+        folders.pop()
     base, part = root, None
     if split_folders:
         part = SPLIT_WORDS.get(folders[0].casefold()) if folders else None
@@ -113,7 +115,7 @@ def _place(
         return part, "", base, None
     if not folders:
         return part, "", base, "lies in no folder of a class"
-    return part, folders[0].partition("#")[0], os.path.join(base, folders[0].partition("#")[0]), None
+    return part, folders[0], os.path.join(base, folders[0]), None
 
 
 def _task(name: str, class_of: dict[str, str], classes: Sequence[str], ordinal: bool) -> Task:

@@ -78,9 +78,11 @@ def relative(root: str, path: str) -> str:
         root: Absolute folder.
         path: Absolute path, with or without selector.
     """
-    if os.path.commonpath([root, os.path.dirname(path)]) != root and path != root:
+    source = source_of(path)
+    try:
+        return PurePath(source).relative_to(root).as_posix() + path[len(source) :]
+    except ValueError:
         return path
-    return PurePath(os.path.relpath(path, root)).as_posix()
 
 
 def in_order(names: Iterable[str]) -> list[str]:
