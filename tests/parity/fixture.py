@@ -78,7 +78,7 @@ class Fixture:
         shapes = {(group, key): tuple(shape) for group, keys in self.js["keys"].items() for key, shape, _ in keys}
         for group, key, first, total in self.js["formula_check"]:
             value = fill(key, shapes[group, key], self.prefix).astype(np.float64)
-            if not np.array_equal(value.reshape(-1)[:3], first) or not math.isclose(value.sum(), total, rel_tol=1e-9):
+            if not np.array_equal(value.reshape(-1)[:3], first) or not math.isclose(value.sum(), total, abs_tol=1e-6):
                 wrong.append(f"{group}:{key}")
         return wrong
 

@@ -142,7 +142,7 @@ def _index_zip(file: Path, mapped: mmap.mmap) -> tuple[Pickled, dict[str, _Block
     try:
         with zipfile.ZipFile(file) as archive:
             blocks = {entry.filename: _zip_block(file, mapped, entry) for entry in archive.infolist()}
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise ReadError(file, f"is a damaged zip archive ({error})", _AGAIN) from error
     indices = [name for name in blocks if name.split("/")[1:] == ["data.pkl"]]
     if len(indices) != 1:
