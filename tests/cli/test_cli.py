@@ -131,10 +131,8 @@ def test_the_doctor_speaks_and_prints_json(crossdim):
 def test_an_unhealthy_installation_gives_exit_code_1(crossdim, monkeypatch):
     from crossdim import doctor
 
-    def broken() -> str:
-        raise ImportError("cannot open libtorch")
-
-    monkeypatch.setattr(doctor, "_load_libraries", broken)
-    result = crossdim("doctor")
+    read_only = doctor.Folder("working", "somewhere", writable=False, free_gib=10.0)
+    monkeypatch.setattr(doctor, "find_folders", lambda: (read_only,))
+    result = crossdim("doctor", "--no-self-test")
     assert result.exit_code == 1
-    assert "FAILED" in result.stdout
+    assert "somewhere, not writable" in result.stdout

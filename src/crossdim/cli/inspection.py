@@ -63,14 +63,14 @@ def _inspect_one(source: str, save: Path | None, intensities: bool, as_json: boo
     from crossdim import readers
 
     inspection = readers.inspect(source, intensity=intensities)
-    if as_json:
-        print_json(inspection)
-    else:
-        show_facts(_facts(inspection))
     if save:
         from crossdim.outputs.pictures import preview, save_figure
 
         save_figure(preview(readers.read(source)), save)
+    if as_json:
+        print_json(inspection)
+    else:
+        show_facts([*_facts(inspection), *([("picture", str(save))] if save else [])])
 
 
 def _inspect_all(folder: str, sources: list[str], intensities: bool, as_json: bool) -> None:
@@ -125,7 +125,7 @@ def _axes(shape: tuple[int, ...]) -> str:
 
 
 def _sizes(sizes: Sequence[float | int], between: str = " x ") -> str:
-    return between.join(f"{size:.4g}" for size in sizes)
+    return between.join(f"{size:.4g}" if isinstance(size, float) else str(size) for size in sizes)
 
 
 def _show_table(folder: str, inspections: list["Inspection"], refused: list[CrossdimError]) -> None:
@@ -134,8 +134,13 @@ def _show_table(folder: str, inspections: list["Inspection"], refused: list[Cros
     from rich.table import Column, Table
     from rich.text import Text
 
+    columns = ("kind", "shape", "spacing mm", "orientation")
     table = Table(
-        Column("path", overflow="fold"), "kind", "shape", "spacing mm", "orientation", "intensities", box=SIMPLE_HEAD
+        Column("path", overflow="fold"),
+        *(Column(name, no_wrap=True) for name in columns),
+        Column("intensities", overflow="fold"),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for found in inspections:
         row = (
