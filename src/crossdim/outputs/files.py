@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from crossdim.errors import RecipeError
@@ -23,5 +24,6 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, place)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise RecipeError(place, f"cannot be written ({error.strerror})", "Name a file in a folder of yours") from error

@@ -103,7 +103,7 @@ def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, with_shares
             _write_cell(axes, (column, row), f"{count}", TEXT + 1 if with_shares else SMALL - 1, colour, points_up=0)
 
 
-def _write_cell(axes: Axes, cell: tuple[int, int], text: str, size: float, colour: str, points_up: float) -> None:
+def _write_cell(axes: Axes, cell: tuple[int, int], text: str, size: float, colour: str, points_up: int) -> None:
     axes.annotate(
         text, cell, (0, points_up), textcoords="offset points", ha="center", va="center", size=size, color=colour
     )

@@ -192,9 +192,10 @@ def as_rgb(pixels: Shaped[np.ndarray, "channels height width"], shown: Range) ->
 
 
 def number(value: float) -> str:
-    """Return a number with four digits, and a real minus sign.
+    """Return a number with four digits (all of those before the point), and a real minus sign.
 
     Args:
         value: Any.
     """
-    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    return text.replace("-", "\N{MINUS SIGN}")
