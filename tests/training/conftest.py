@@ -13,7 +13,7 @@ MODEL = (
     "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.intermediate_size=64",
     "model.patch_size=[8, 8]", "model.volume_patch_size=[8, 8, 8]",
 )  # fmt: skip
-CONTRACT = ("contract.image_size=[32, 32]", "contract.volume_size=[16, 32, 32]")
+CONTRACT = ("contract.image_size=[32, 32]", "contract.volume_size=[16, 16, 16]")
 DECODER = (
     "decoder.hidden_size=32", "decoder.num_hidden_layers=1", "decoder.num_attention_heads=2",
     "decoder.intermediate_size=64",

@@ -208,6 +208,6 @@ def make_plan(
         contract=contract,
         learning_rate=scaled_learning_rate(recipe.optimisation.base_learning_rate, samples),
         weight_decay=recipe.optimisation.weight_decay,
-        parts=parts,
+        measured=(*(f"loss/{part}" for part in parts), *(f"hidden/{kind}" for kind in kinds), "padded_tokens"),
         in_every_forward=parts if _both_in_every_batch(schedule) else (),
     )

@@ -109,59 +109,54 @@ class _LogWithCheckpoint(TrainerCallback):
 
 
 class _Meter:
-    """Running sums between two log lines: parts of the loss, samples, tokens.
+    """Sums and counts between two log lines, kept on the device so that no step waits for them.
 
     Args:
-        parts: Names the parts of the loss may have.
-        device: Where the sums are kept, so that no step waits for them.
+        names: Of everything that may be added, so that all processes add up the same things.
+        device: Where the sums are kept.
     """
 
-    def __init__(self, parts: tuple[str, ...], device: torch.device) -> None:
-        self.parts, self.device = parts, device
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.names, self.device = names, device
         self.reset()
 
     def reset(self) -> None:
         """Start over."""
-        self.sums = torch.zeros(len(self.parts), device=self.device)
-        self.counts = torch.zeros(len(self.parts), device=self.device)
-        self.padded = torch.zeros((), device=self.device)
-        self.tokens = self.samples = 0
-        self.start = perf_counter()
+        self._totals = torch.zeros(2, len(self.names), device=self.device)
+        self._samples = 0
+        self._start = perf_counter()
 
-    def add(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        """Add one forward.
+    def add(self, name: str, total: Tensor | float, count: Tensor | int) -> None:
+        """Add to one of the means.
 
         Args:
-            losses: Parts of its loss.
-            batch: What the model was given.
+            name: One of the names.
+            total: What is added up.
+            count: Of how many.
         """
-        for name, value in losses.items():
-            place = self.parts.index(name)
-            self.sums[place] += value.detach().float()
-            self.counts[place] += 1
-        for key in ("padding_mask", "voxel_padding_mask"):
-            if batch.get(key) is not None:
-                self.padded += batch[key].sum()
-                self.tokens += batch[key].numel()
-        self.samples += sum(len(batch[key]) for key in ("pixel_values", "voxel_values") if batch.get(key) is not None)
+        place = self.names.index(name)
+        self._totals[0, place] += total.detach().float() if isinstance(total, Tensor) else total
+        self._totals[1, place] += count
+
+    def add_samples(self, count: int) -> None:
+        """Count samples, for the throughput.
+
+        Args:
+            count: How many.
+        """
+        self._samples += count
 
     def numbers(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the means over all processes: each part, the share of padded tokens, samples per second.
+        """Return the means over all processes, and samples per second.
 
         Args:
             reduce: Sums a tensor over all processes.
         """
-        counted = torch.tensor([self.tokens, self.samples], dtype=torch.float32, device=self.device)
-        flat = reduce(torch.cat([self.sums, self.counts, self.padded[None], counted])).tolist()
-        sums, counts = flat[: len(self.parts)], flat[len(self.parts) : 2 * len(self.parts)]
-        padded, tokens, samples = flat[2 * len(self.parts) :]
-        numbers = {
-            f"loss/{name}": total / count for name, total, count in zip(self.parts, sums, counts, strict=True) if count
-        }
-        if tokens:
-            numbers["padded_tokens"] = padded / tokens
-        seconds = perf_counter() - self.start
-        return numbers | {"samples_per_second": round(samples / seconds, 2)}
+        samples = torch.tensor([self._samples], dtype=torch.float32, device=self.device)
+        *flat, counted = reduce(torch.cat([self._totals.flatten(), samples])).tolist()
+        totals, counts = flat[: len(self.names)], flat[len(self.names) :]
+        means = {name: totals[place] / counts[place] for place, name in enumerate(self.names) if counts[place]}
+        return means | {"samples_per_second": round(counted / (perf_counter() - self._start), 2)}
 
 
 @dataclass(frozen=True)
@@ -177,7 +172,7 @@ class Plan:
         learning_rate: Of the last layer, already scaled.
         weight_decay: Of matrices and kernels.
         layer_decay: Factor on the learning rate from each layer to the one below.
-        parts: Names that the parts of the loss may have.
+        measured: Names of the means in the training log.
         in_every_forward: Parts that every forward must have, so that every step trains the shared layers on both kinds.
     """
 
@@ -189,7 +184,7 @@ class Plan:
     learning_rate: float
     weight_decay: float
     layer_decay: float = 1.0
-    parts: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
     in_every_forward: tuple[str, ...] = ()
 
 
@@ -226,9 +221,9 @@ class RunTrainer(Trainer):
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
         self.plan = plan
-        self._meter = _Meter(plan.parts, self.args.device)
+        self._meter = _Meter(plan.measured, self.args.device)
         self._notes: dict[str, float] = {}
-        self._checked_parts = False
+        self._checked = False
 
     @property
     def network(self) -> Any:
@@ -286,16 +281,28 @@ class RunTrainer(Trainer):
         """Compute the loss and count its parts."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            losses = outputs.get("losses") or {}
-            if not self._checked_parts:
-                self._check_parts(losses, loss)
-            self._meter.add(losses, inputs)
+            self._measure(inputs, outputs)
+            if not self._checked:
+                self._check_first_forward(outputs.get("losses") or {}, loss)
         return (loss, outputs) if return_outputs else loss
 
-    def _check_parts(self, losses: Mapping[str, Tensor], loss: Tensor) -> None:
-        """Stop before the first update if the loss is not finite or lacks a modality."""
+    def _measure(self, inputs: Batch, outputs: Any) -> None:
+        """Add one forward to the next log line; a classifier's only tells how many samples it saw."""
+        for name, value in (outputs.get("losses") or {}).items():
+            self._meter.add(f"loss/{name}", value, 1)
+        for kind, prefix, key in (("image", "", "pixel_values"), ("volume", "voxel_", "voxel_values")):
+            if inputs.get(key) is None:
+                continue
+            self._meter.add_samples(len(inputs[key]))
+            branch, padding = outputs.get(kind), inputs.get(f"{prefix}padding_mask")
+            if branch is not None and padding is not None:
+                self._meter.add("padded_tokens", padding.sum(), padding.numel())
+                self._meter.add(f"hidden/{kind}", (branch["mask"] * ~padding).sum(), (~padding).sum())
+
+    def _check_first_forward(self, losses: Mapping[str, Tensor], loss: Tensor) -> None:
+        """Stop before the first update if the loss is not finite, lacks a kind, or has nothing to learn from one."""
         missing = [name for name in self.plan.in_every_forward if name not in losses]
-        assert not missing, f"the first forward has no loss for {missing}: a modality would not be learned"
+        assert not missing, f"the first forward has no loss for {missing}: a kind would not be learned"
         broken = [name for name, value in {**losses, "sum": loss}.items() if not bool(torch.isfinite(value))]
         if broken:
             raise alarm(
@@ -304,7 +311,15 @@ class RunTrainer(Trainer):
                 f"the loss is not finite in the first forward ({', '.join(broken)})",
                 "Look at the data with 'crossdim inspect'; use hardware.precision=fp32",
             )
-        self._checked_parts = True
+        shares = self._meter.numbers(lambda values: values)
+        for kind in ("image", "volume"):
+            if shares.get(f"hidden/{kind}") == 0:
+                raise RecipeError(
+                    f"'masking.{kind}_ratio'",
+                    f"hides padding only: {shares['padded_tokens']:.0%} of all tokens are padding",
+                    f"Choose a smaller contract.{kind}_size, or a larger ratio",
+                )
+        self._checked = True
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss to a line of the training log, and append it to ``log.jsonl``."""
