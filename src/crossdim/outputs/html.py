@@ -4,7 +4,7 @@ from base64 import b64encode
 from html import escape
 from itertools import groupby
 
-from crossdim.outputs.document import Block, Document, Facts, Paragraph, Picture, Section, Table, Warnings
+from crossdim.outputs.blocks import Block, Document, Facts, Paragraph, Picture, Section, Table, Warnings
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --quiet: #59636e; --line: #d9dee3; --page: #ffffff;
@@ -20,6 +20,7 @@ p { max-width: 46rem; margin: .5rem 0; overflow-wrap: anywhere; }
 .summary { font-size: 1.1rem; color: var(--quiet); }
 .scroll { overflow-x: auto; margin: .75rem 0 1.25rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table.wide { font-size: .85rem; } table.wide th, table.wide td { padding-right: .7rem; }
 caption { text-align: left; color: var(--quiet); font-size: .9rem; padding-bottom: .35rem; }
 th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
@@ -42,8 +43,13 @@ figcaption { color: var(--quiet); font-size: .9rem; margin-top: .4rem; max-width
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 @media print { :root { --ink: #000; --quiet: #444; --line: #bbb; --page: #fff; --band: #fff; --marked: #fff; }
   body { max-width: none; padding: 0; font-size: 10pt; } h2 { break-after: avoid; }
+  table.wide { font-size: 7.5pt; } table.wide th:first-child { min-width: 4rem; }
+  .pictures { display: block; } figure { display: inline-block; } figure img { max-height: 11cm; width: auto; }
   figure, table, ul.warnings { break-inside: avoid; } .scroll { overflow: visible; } }
 """
+
+NARROW_COLUMNS = 5
+"""Tables with more of them are set smaller, so that they fit on paper."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Even if a text were not escaped, the page could load nothing and run nothing."""
@@ -98,9 +104,10 @@ def _table(table: Table) -> str:
     for first, *others in table.rows:
         cells = "".join(f"<td>{escape(cell).replace(' to ', '&nbsp;to&nbsp;')}</td>" for cell in others)
         rows.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>\n')
+    wide = ' class="wide"' if len(table.columns) > NARROW_COLUMNS else ""
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return (
-        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll"><table{wide}>{caption}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{''.join(rows)}</tbody></table></div>\n"
     )
 

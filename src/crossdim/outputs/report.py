@@ -9,7 +9,7 @@ from typing import Any
 
 from crossdim.metrics.classification import ClassificationReport
 from crossdim.metrics.resampling import Estimate
-from crossdim.outputs.document import Block, Document, Facts, Paragraph, Picture, Section, Table, Warnings
+from crossdim.outputs.blocks import Block, Document, Facts, Paragraph, Picture, Section, Table, Warnings
 from crossdim.outputs.pictures.charts import confusion, panels_of, reliability, roc, training_curves
 
 METRICS = {
