@@ -228,14 +228,24 @@ LOG = [
     {"step": 10, "epoch": 0.1, "loss": 2.0, "loss/image/intensity": 1.5, "learning_rate": 0.1, "grad_norm": 3.0},
     {"step": 20, "features/image/knn_accuracy": 0.5, "features/image/chance": 0.2, "features/volume/knn_accuracy": 0.4},
     {"step": 20, "loss": float("nan"), "samples_per_second": 3.0, "note": "text"},
-    {"step": 30, "loss": 1.0, "loss/image/intensity": 0.5, "learning_rate": 0.05, "eval_loss": 1.2},
+    {
+        "step": 30,
+        "loss": 1.0,
+        "loss/image/intensity": 0.5,
+        "learning_rate": 0.05,
+        "eval_loss": 1.2,
+        "eval_auc": 0.8,
+        "eval_balanced_accuracy": 0.7,
+        "eval_runtime": 5.0,
+    },
 ]
 
 
 def test_a_training_log_becomes_losses_and_a_panel_for_each_kind_of_number():
     panels = {panel.title: panel for panel in panels_of(LOG)}
-    assert list(panels) == ["loss", "learning rate", "gradient norm", "knn accuracy"]
+    assert list(panels) == ["loss", "learning rate", "gradient norm", "knn accuracy", "validation"]
     assert panels["loss"].lines == {"all": "loss", "image intensity": "loss/image/intensity", "eval loss": "eval_loss"}
+    assert panels["validation"].lines == {"auc": "eval_auc", "balanced accuracy": "eval_balanced_accuracy"}
     assert panels["knn accuracy"].chance == 0.2
     assert list(panels["knn accuracy"].lines) == ["image", "volume"]
     figure = training_curves(LOG)

@@ -21,9 +21,13 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, place)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise RecipeError(place, f"cannot be written ({error.strerror})", "Name a file in a folder of yours") from error
+        remedy = "Name a file in a folder of yours, with space left"
+        raise RecipeError(place, f"cannot be written ({error.strerror})", remedy) from error

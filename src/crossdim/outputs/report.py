@@ -133,7 +133,7 @@ def pretraining_sections(
         shown = tuple((key, f"{last[key]:.4g}") for panel in panels for key in panel.lines.values() if key in last)
         curves = Picture.from_figure(
             training_curves(rows, "Training log"),
-            "Losses of the hidden patches, and what else was measured, over optimiser steps.",
+            "Losses, and what else was measured, over optimiser steps.",
             f"Curves of {', '.join(panel.title for panel in panels)}",
         )
         sections.append(Section("Training", (curves, Table("Last values", ("number", "value"), shown))))

@@ -32,7 +32,8 @@ LONGEST_NAME = 28
 CHARACTER_INCHES = 0.075
 """Width of a character of small text, for making room."""
 
-BOOKKEEPING = ("step", "epoch", "total_flos", "padded_tokens")
+BOOKKEEPING = ("step", "epoch", "total_flos", "padded_tokens", "train_loss")
+VALIDATION = "eval_"
 NOT_DRAWN = ("_runtime", "_per_second")
 
 
@@ -254,23 +255,23 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str = "Training
 def panels_of(rows: Sequence[Mapping[str, object]]) -> list[Panel]:
     """Return the panels a log calls for: losses first, then one for each kind of number, named by its last part.
 
-    ``features/image/knn_accuracy`` and ``features/volume/knn_accuracy`` share the panel "knn accuracy"; a ``chance``
-    beside them becomes its dashed line.
+    What was measured in validation (``eval_auc``, ...) is one panel. ``features/image/knn_accuracy`` and
+    ``features/volume/knn_accuracy`` share the panel "knn accuracy"; a ``chance`` beside them becomes its dashed line.
 
     Args:
         rows: Lines of the log.
     """
     keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, int | float)))
     keys = [key for key in keys if key not in BOOKKEEPING and not key.endswith(NOT_DRAWN)]
-    losses = [key for key in keys if key.split("/")[0] in ("loss", "eval_loss", "train_loss")]
+    losses = [key for key in keys if key.split("/")[0] in ("loss", "eval_loss")]
     rest = [key for key in keys if key not in losses and key.rsplit("/", 1)[-1] != "chance"]
-    panels = [Panel("loss", {_spoken(key, "loss"): key for key in losses}, logarithmic=True)] if losses else []
+    panels = [Panel("loss", {_label(key, "loss"): key for key in losses}, logarithmic=True)] if losses else []
     groups: dict[str, list[str]] = {}
     for key in rest:
-        groups.setdefault(key.rsplit("/", 1)[-1], []).append(key)
+        groups.setdefault("validation" if key.startswith(VALIDATION) else key.rsplit("/", 1)[-1], []).append(key)
     for name, members in groups.items():
         title = "gradient norm" if name == "grad_norm" else name.replace("_", " ")
-        lines = {_spoken(key.rpartition("/")[0].rpartition("/")[2], title): key for key in members}
+        lines = {_label(key, title): key for key in members}
         panels.append(Panel(title, lines, chance=_chance(rows, members) if name.endswith("accuracy") else None))
     return panels
 
@@ -278,15 +279,21 @@ def panels_of(rows: Sequence[Mapping[str, object]]) -> list[Panel]:
 def _chance(rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> float | None:
     """Return the last level that was logged as ``chance`` beside one of these keys."""
     beside = [f"{key.rpartition('/')[0]}/chance" for key in keys]
-    levels = [row[key] for row in rows for key in beside if isinstance(row.get(key), int | float)]
-    return float(str(levels[-1])) if levels else None
+    levels = [float(level) for row in rows for key in beside if isinstance(level := row.get(key), int | float)]
+    return levels[-1] if levels else None
 
 
-def _spoken(key: str, default: str) -> str:
-    """Return a line's label: the key without its first part."""
-    first, _, rest = key.partition("/")
-    name = (rest or first or default).replace("_", " ").replace("/", " ")
-    return "all" if key == "loss" else name
+def _label(key: str, panel: str) -> str:
+    """Return a line's label: what the panel's title does not say of its key."""
+    if key == "loss":
+        return "all"
+    if panel == "loss":
+        name = key.removeprefix("loss/")
+    elif panel == "validation":
+        name = key.removeprefix(VALIDATION)
+    else:
+        name = key.rpartition("/")[0].rpartition("/")[2] or panel
+    return name.replace("_", " ").replace("/", " ")
 
 
 def _short(name: str) -> str:
