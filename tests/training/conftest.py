@@ -23,7 +23,7 @@ SHORT = (
     "logging.log_every=2", "logging.save_every=2", "logging.report_to=none", "health.picture_every=0",
     "health.probe_every=0",
 )  # fmt: skip
-TUNE = ("batch.images=4", "batch.volumes=4", "optimisation.epochs=2", "logging.report_to=none", "bootstrap=100")
+TUNE = ("batch.images=4", "batch.volumes=4", "logging.report_to=none", "bootstrap=100")
 
 
 def merge(root: Path, name: str, *manifests: Manifest) -> Manifest:
@@ -66,6 +66,14 @@ def pretrain_recipe():
 @pytest.fixture
 def finetune_recipe():
     def build(*overrides: str, scratch: bool = False) -> FinetuneRecipe:
-        return load_recipe(None, FinetuneRecipe, (*(MODEL if scratch else ()), *TUNE, *overrides))
+        length = () if any("steps=" in override for override in overrides) else ("optimisation.epochs=2",)
+        return load_recipe(None, FinetuneRecipe, (*(MODEL if scratch else ()), *TUNE, *length, *overrides))
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch):
+    """Leave out the page at the end of a run, which takes longer than the run; module fixtures still write it."""
+    monkeypatch.setattr("crossdim.training.pretrain.report_pretraining", lambda folder: None)
+    monkeypatch.setattr("crossdim.training.conclusion.report_finetuning", lambda *arguments: None)

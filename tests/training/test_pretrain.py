@@ -44,12 +44,24 @@ def test_a_run_leaves_model_contract_recipe_log_and_provenance(finished):
     names = {path.name for path in finished.iterdir()}
     assert {
         "config.json", "model.safetensors", "contract.json", "recipe.yaml", "run.json", "log.jsonl", "pictures",
-        "checkpoints",
+        "checkpoints", "report.html",
     } <= names  # fmt: skip
     model = Uni4EyeForPreTraining.from_pretrained(finished)
     assert model.config.num_hidden_layers == 2
     assert PreprocessingContract.from_pretrained(finished).volume.size == (16, 16, 16)
     assert json.loads((finished / "run.json").read_text())["status"] == "finished"
+
+
+def test_the_page_shows_curves_pictures_and_provenance(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "Reconstructed volumes after 4 steps" in page
+    assert "data hash" in page
+
+
+def test_everything_in_a_run_can_be_read_by_those_who_can_read_the_contract(finished):
+    modes = {path.name: path.stat().st_mode for path in finished.iterdir() if path.is_file()}
+    assert modes["model.safetensors"] == modes["contract.json"]
 
 
 def test_every_checkpoint_holds_the_contract(finished):

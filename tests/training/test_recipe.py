@@ -61,6 +61,11 @@ def test_overrides_are_read_as_yaml_and_applied_in_order():
     assert recipe.model.patch_size == (8, 4)
 
 
+def test_an_override_of_the_length_replaces_the_file_s():
+    assert load_recipe("pretrain-tiny", PretrainRecipe, ["optimisation.steps=9"]).optimisation.epochs is None
+    assert load_recipe("pretrain-tiny", PretrainRecipe, ["optimisation.epochs=9"]).optimisation.steps is None
+
+
 def test_steps_alone_replace_the_default_number_of_epochs():
     assert load_recipe(None, PretrainRecipe, ["optimisation.steps=9"]).optimisation.epochs is None
 

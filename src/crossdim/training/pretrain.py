@@ -16,6 +16,7 @@ from crossdim.training.optimisation import scaled_learning_rate
 from crossdim.training.progress import Announcer, ProgressBar, quiet_transformers
 from crossdim.training.provenance import RunFolder
 from crossdim.training.recipe import PretrainRecipe
+from crossdim.training.reports import report_pretraining
 from crossdim.training.schedule import AlternatingSchedule, Kind, MixedSchedule, Schedule, Stream
 from crossdim.training.session import announce, facts_of, open_data, processes, run_trainer, save_final
 from crossdim.training.trainer import Plan, RunTrainer, trackers, training_arguments
@@ -90,6 +91,7 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
     run_trainer(trainer, announcer)
     if folder.writes:
         save_final(model, contract, folder.path)
+        report_pretraining(folder)
         folder.close_session("finished")
     trainer.accelerator.wait_for_everyone()
     announcer.say(f"Finished: {folder.path}")

@@ -59,6 +59,10 @@ def load_recipe(source: str | Path | None, kind: type[Recipe], overrides: Sequen
         RecipeError: The file or name is unknown, is no YAML mapping, or a key is unknown or ill-typed.
     """
     name, tree = _read(source) if source is not None else ("recipe", {})
+    overridden = {override.partition("=")[0].strip() for override in overrides}
+    for key, other in (("optimisation.steps", "epochs"), ("optimisation.epochs", "steps")):
+        if key in overridden and isinstance(tree.get("optimisation"), dict):
+            tree["optimisation"].pop(other, None)  # the file's length gives way to the one asked for
     for override in overrides:
         _apply(tree, override)
     expected = kind.model_fields["kind"].default

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from crossdim.errors import RecipeError
+from crossdim.errors import RecipeError, nearest
 from crossdim.heads.classification import Problem, probabilities
 from crossdim.training.data import Batch, refuse_failures
 from crossdim.training.schedule import Draw
@@ -78,11 +78,16 @@ class SelectingTrainer(RunTrainer):
             metric_key_prefix: In front of every metric's name.
 
         Raises:
-            RecipeError: The metric that counts cannot be computed on this split.
+            RecipeError: The metric that counts cannot be computed on this split or for this kind of problem.
         """
         chances, labels, loss = self.predict_validation()
         found = {"loss": loss} | self.validation.scores(chances, labels)
         metric = self.validation.metric
+        if metric not in found:
+            problem = self.validation.problem
+            raise RecipeError(
+                "'selection.metric'", f"'{metric}' is not a metric of {problem} tasks", nearest(metric, found)
+            )
         if isnan(found[metric]):
             raise RecipeError(
                 "'selection.metric'",

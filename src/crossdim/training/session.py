@@ -132,6 +132,7 @@ def save_final(model: PreTrainedModel, contract: PreprocessingContract, path: Pa
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     contract.save_pretrained(temporary)
-    for file in sorted(temporary.iterdir()):
+    for file in sorted(temporary.iterdir(), key=lambda file: file.name == "contract.json"):
+        shutil.copymode(temporary / "contract.json", file)  # safetensors are written for their owner only
         os.replace(file, path / file.name)
     temporary.rmdir()
