@@ -47,7 +47,9 @@ def load(run_or_checkpoint: Source, device: str | None = None) -> "Predictor":
     classifies = Uni4EyeForImageClassification.__name__ in names
     model = (Uni4EyeForImageClassification if classifies else Uni4EyeModel).from_pretrained(folder)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Predictor(model.to(chosen).eval(), PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
+    model = model.eval()
+    torch.nn.Module.to(model, chosen)
+    return Predictor(model, PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
 
 
 def _model_folder(path: Path) -> Path:
@@ -86,10 +88,10 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the probabilities."""
-        return tuple(self._classifier().config.id2label.values())
+        return tuple((self._classifier().config.id2label or {}).values())
 
-    @overload
-    def predict(self, path: Source, *, progress: Progress | None = None) -> Prediction: ...
+    @overload  # a str is a sequence of str too; the first signature is meant for it
+    def predict(self, path: Source, *, progress: Progress | None = None) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
     def predict(self, path: Sequence[Source], *, progress: Progress | None = None) -> list[Prediction]: ...
     def predict(
