@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+import crossdim.training.data as data_room
 from crossdim.datasets.manifest import Header, Manifest, Record, Task
 from crossdim.errors import ContractError, ReadError
 from crossdim.training.data import (
@@ -71,6 +72,30 @@ def test_prepared_records_stay_in_memory_within_the_budget(toy):
     assert data.prepared(2) is not third
 
 
+def test_checking_until_the_memory_is_full_reads_no_further(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_room, "AT_A_TIME", 2)
+    data = dataset(with_broken_file(tmp_path, toy), cache_bytes=10)
+    data.manifest = Manifest(toy.header, (*toy.records[:3], data.manifest.records[1]))
+    check_records(data, until_full=True)
+    assert data.full
+
+
+def test_memory_stays_behind_when_samples_travel_to_a_spawned_worker(toy):
+    data = dataset(toy, cache_bytes=2**24)
+    kept = data.prepared(0)
+    assert data.prepared(0) is kept
+    travelled = pickle.loads(pickle.dumps(data))
+    assert travelled.prepared(0) is not travelled.prepared(0)
+
+
+def test_nothing_more_is_kept_once_workers_share_the_memory(toy):
+    data = dataset(toy, cache_bytes=2**24)
+    kept = data.prepared(0)
+    data.keep_no_more()
+    assert data.prepared(0) is kept
+    assert data.prepared(1) is not data.prepared(1)
+
+
 def test_what_is_in_memory_gives_the_same_samples(toy):
     kept, read = dataset(toy, cache_bytes=2**24, augmentation=VARIED), dataset(toy, augmentation=VARIED)
     check_records(kept)
@@ -106,7 +131,7 @@ def test_checking_shortens_a_long_list(toy, tmp_path):
     )
     done = []
     with pytest.raises(ReadError, match=r"7 of 7 records cannot be used .*; and 2 more\)"):
-        check_records(dataset(Manifest(header, records)), lambda *numbers: done.append(numbers))
+        check_records(dataset(Manifest(header, records)), threads=2, progress=lambda *numbers: done.append(numbers))
     assert done[-1] == (7, 7)
 
 

@@ -196,6 +196,22 @@ def test_a_damaged_file_is_named_before_training(toy_folder, toy, tmp_path, pret
         pretrain.run(tmp_path / "m.jsonl", tmp_path / "run", pretrain_recipe(), silent=True)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_vanishes_while_training_is_named(workers, toy_folder, tmp_path, pretrain_recipe, monkeypatch):
+    read = RecordDataset.prepared
+
+    def vanishing(self, index):
+        if index == 5:
+            raise ReadError("scan.nii", "does not exist", "Restore it")
+        return read(self, index)
+
+    monkeypatch.setattr(RecordDataset, "prepared", vanishing)
+    recipe = pretrain_recipe(f"hardware.workers={workers}")
+    with pytest.raises(ReadError, match=r"scan\.nii: does not exist"):
+        pretrain.run(toy_folder / "both.jsonl", tmp_path / "run", recipe, silent=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"].startswith("stopped: scan.nii")
+
+
 def test_both_kinds_reach_the_shared_layers_in_one_step(toy, pretrain_recipe):
     recipe = pretrain_recipe()
     contract = contract_for_run(recipe.contract, toy, recipe.model)

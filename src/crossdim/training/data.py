@@ -5,6 +5,7 @@ augmentation and mask noise come from one generator per sample, so workers, proc
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ from crossdim.transforms.prepared import Prepared
 
 Batch = dict[str, Any]
 Patches = dict[Kind, tuple[int, ...]]
+
+AT_A_TIME = 64
+"""Records in hand at most while all are checked."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,19 @@ class RecordDataset(Dataset[Sample | Failure]):
         self.task = None if task is None else manifest.task(task)
         self._budget = cache_bytes
         self._cache: dict[int, Prepared] = {}
+        self._full = False
 
     def __len__(self) -> int:
         return len(self.manifest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to a spawned worker without what is in memory."""
+        return vars(self) | {"_cache": {}, "_budget": 0}
+
+    @property
+    def full(self) -> bool:
+        """Whether the memory is used up."""
+        return self._full
 
     def prepared(self, index: int) -> Prepared:
         """Return a record as the contract makes it, from memory if it is there.
@@ -93,15 +107,37 @@ class RecordDataset(Dataset[Sample | Failure]):
         Args:
             index: Place in the manifest.
         """
-        if index in self._cache:
-            return self._cache[index]
+        found = self._cache.get(index)
+        if found is None:
+            found = self.read(index)
+            self.keep(index, found)
+        return found
+
+    def read(self, index: int) -> Prepared:
+        """Return a record as the contract makes it, from its files.
+
+        Args:
+            index: Place in the manifest.
+        """
         record = self.manifest.records[index]
-        prepared = self.contract.prepare(read_channels(self.manifest.resolve(record)))
+        return self.contract.prepare(read_channels(self.manifest.resolve(record)))
+
+    def keep(self, index: int, prepared: Prepared) -> None:
+        """Put a record into memory if there is room.
+
+        Args:
+            index: Place in the manifest.
+            prepared: What :meth:`read` returned.
+        """
         size = prepared.tensor.numel() * prepared.tensor.element_size()
-        if size <= self._budget:
+        self._full = size > self._budget
+        if not self._full:
             self._budget -= size
             self._cache[index] = prepared
-        return prepared
+
+    def keep_no_more(self) -> None:
+        """Leave the memory as it is, because several workers would each fill it."""
+        self._budget = 0
 
     def __getitem__(self, draw: Draw) -> Sample | Failure:
         """Return the sample of a draw, or why it cannot be had."""
@@ -151,24 +187,43 @@ def spread_evenly(places: Sequence[int], count: int) -> list[int]:
     return [places[round(float(place))] for place in np.linspace(0, len(places) - 1, count)]
 
 
-def check_records(dataset: RecordDataset, progress: Callable[[int, int], None] | None = None) -> None:
+def check_records(
+    dataset: RecordDataset,
+    threads: int = 1,
+    until_full: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Prepare every record once, so that a damaged file is known before training and not in the middle of it.
 
     Args:
         dataset: Fills its memory on the way.
+        threads: Files that are read at a time.
+        until_full: Stop when its memory is full.
         progress: Called with (done, all) after each record.
 
     Raises:
         ReadError: Some records cannot be prepared; names the first ones with their reasons.
     """
-    problems: list[str] = []
-    for index, record in enumerate(dataset.manifest.records):
+
+    def attempt(index: int) -> Prepared | CrossdimError:
         try:
-            dataset.prepared(index)
+            return dataset.read(index)
         except CrossdimError as error:
-            problems.append(f"{record.id}: {error.reason}")
-        if progress is not None:
-            progress(index + 1, len(dataset))
+            return error
+
+    problems: list[str] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(dataset), AT_A_TIME):
+            part = range(start, min(start + AT_A_TIME, len(dataset)))
+            for index, found in zip(part, pool.map(attempt, part), strict=True):
+                if isinstance(found, CrossdimError):
+                    problems.append(f"{dataset.manifest.records[index].id}: {found.reason}")
+                else:
+                    dataset.keep(index, found)
+            if progress is not None:
+                progress(part.stop, len(dataset))
+            if until_full and dataset.full:
+                break
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ReadError(

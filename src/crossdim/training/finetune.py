@@ -74,7 +74,7 @@ def run(
     folder.refuse_other_facts(facts_of(parts.labelled, contract, folder, announcer, **weights))
     datasets = {name: make_dataset(part, contract, config, recipe, name, parts.task) for name, part in parts}
     for dataset in datasets.values():
-        open_data(dataset, folder, announcer)
+        open_data(dataset, recipe.hardware.workers, folder, announcer)
     set_seed(recipe.seed)
     classifier = build_classifier(config, encoder)
     trainer = make_trainer(classifier, datasets, recipe, folder, announcer)

@@ -65,7 +65,7 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
         cache_bytes=int(recipe.hardware.cache_gib * 2**30),
     )
     schedule = make_schedule(recipe, training, count)
-    open_data(dataset, folder, announcer)
+    open_data(dataset, recipe.hardware.workers, folder, announcer)
     set_seed(recipe.seed)
     model = Uni4EyeForPreTraining(config)
     arguments = training_arguments(

@@ -53,20 +53,26 @@ def _hash_data(manifest: Manifest, folder: RunFolder, announcer: Announcer) -> s
         return manifest.data_hash(advance)
 
 
-def open_data(dataset: RecordDataset, folder: RunFolder, announcer: Announcer) -> None:
+def open_data(dataset: RecordDataset, workers: int, folder: RunFolder, announcer: Announcer) -> None:
     """Prepare every record once before the first session; later ones trust that nothing changed.
 
+    With workers the memory is filled here, because they share what their parent has read.
+
     Args:
-        dataset: Training samples.
+        dataset: Samples.
+        workers: Processes that will prepare samples.
         folder: Knows whether there was a session.
         announcer: Shows how far it is.
 
     Raises:
         ReadError: Some records cannot be used.
     """
-    if not folder.document:
+    first = not folder.document
+    if first or workers:
         with announcer.task("Reading every file once") as advance:
-            check_records(dataset, advance)
+            check_records(dataset, max(1, workers), until_full=not first, progress=advance)
+    if workers:
+        dataset.keep_no_more()
 
 
 def announce(announcer: Announcer, training: Manifest, schedule: Schedule, trainer: RunTrainer) -> None:
