@@ -7,6 +7,7 @@ channels last in MedMNIST files. Arrays carry no place in the patient; see ``ASS
 Selectors of .npz: ``#array``, ``#array/row``, and for MedMNIST ``#train/12`` (row 12 of ``train_images``).
 """
 
+import io
 import lzma
 import math
 import tokenize
@@ -37,6 +38,8 @@ from crossdim.readers.limits import (
 )
 from crossdim.readers.selector import no_selector
 from crossdim.samples import Image, IntensityUnit, Origin, Volume
+
+_Stream = IO[bytes] | io.BufferedIOBase
 
 _MEDMNIST_PARTS = ("train", "val", "test")
 _CACHED_BYTES = 2**29
@@ -157,7 +160,7 @@ def npz_headers(path: str) -> dict[str, _Header]:
     return headers
 
 
-def _header(path: str, stream: IO[bytes]) -> _Header:
+def _header(path: str, stream: _Stream) -> _Header:
     try:
         version = npy_format.read_magic(stream)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
@@ -170,7 +173,7 @@ def _header(path: str, stream: IO[bytes]) -> _Header:
     return _Header(shape, dtype, fortran, stream.tell())
 
 
-def _array(path: str, stream: IO[bytes]) -> NDArray[np.generic]:
+def _array(path: str, stream: _Stream) -> NDArray[np.generic]:
     try:
         return npy_format.read_array(stream, allow_pickle=False)
     except (*_HEADER_ERRORS, *_ZIP_ERRORS) as error:
@@ -229,7 +232,7 @@ def _whole_member(path: str, name: str, changed_ns: int, size: int) -> NDArray[n
         raise ReadError(path, f"is a damaged .npz file ({error})", "Copy or save it again") from error
 
 
-def _one_row(path: str, stream: IO[bytes], header: _Header, row: int) -> NDArray[np.generic]:
+def _one_row(path: str, stream: _Stream, header: _Header, row: int) -> NDArray[np.generic]:
     """Read up to one row of an array that is too large to be kept."""
     if header.fortran:
         raise ReadError(path, "is stored with rows scattered (Fortran order)", "Save it in C order")

@@ -1,6 +1,7 @@
 """What a DICOM file says about its pixels and their place, read without the pixels."""
 
 import io
+import math
 import os
 import struct
 import warnings
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import pydicom
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     UID,
@@ -116,6 +118,7 @@ _PIXEL_TAGS = (
 )
 _PIXEL_GROUP = 0x7FE0
 _FLOAT_ELEMENTS = {0x0008: 32, 0x0009: 64}
+_BITS_ALLOCATED = (1, 8, 16, 32, 64)
 _RLE_EXPANSION = 64
 _ITEM_BYTES = 8
 """Of a compressed frame, before its first byte (PS3.5 A.4)."""
@@ -228,6 +231,8 @@ def read_header(path: str, limits: Limits) -> DicomHeader:
             if "Rows" not in dataset or "Columns" not in dataset:
                 raise NoPictureError(path, f"holds no pixels ({_kind(dataset)})", "Name a file or series with pixels")
             header = _header(path, dataset, pixel_data)
+            if (bits := int(dataset.get("BitsAllocated") or 16)) not in _BITS_ALLOCATED:
+                raise ReadError(path, f"declares {bits} bits a value", "Export it again")
             if header.float_bits:
                 values = header.rows * header.columns * header.frames * header.samples
                 expected = values * header.float_bits // 8
@@ -264,7 +269,7 @@ def floats(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | No
         count: How many numbers it must have.
 
     Raises:
-        ValueError: If it has another number of them.
+        ValueError: If it has another number of them, or one is not finite.
     """
     value = dataset.get(keyword)
     if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
@@ -272,6 +277,8 @@ def floats(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | No
     numbers = tuple(float(number) for number in (value if hasattr(value, "__len__") else [value]))
     if len(numbers) != count:
         raise ValueError(f"{keyword} has {len(numbers)} numbers instead of {count}")
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{keyword} holds a number that is not finite")
     return numbers
 
 
@@ -327,7 +334,7 @@ def _header(path: str, dataset: Dataset, pixel_data: tuple[int, int] | None) -> 
         floats(dataset, "ImagePositionPatient", 3),
         floats(dataset, "ImageOrientationPatient", 6),
         spacing,
-        tuple((name, str(dataset.get(name, "none"))) for name in MARKS),
+        tuple((name, _text(dataset, name) or "none") for name in MARKS),
     )
     remarks: tuple[str, ...] = ()
     if spacing is None and (spacing := floats(dataset, "ImagerPixelSpacing", 2)) is not None:
@@ -361,7 +368,8 @@ def _kind(dataset: Dataset) -> str:
 
 def _text(dataset: Dataset, keyword: str) -> str:
     value = dataset.get(keyword)
-    return "" if value is None else " ".join(str(value).split())
+    words = value if isinstance(value, MultiValue) else [] if value is None else [value]
+    return "\\".join(" ".join(str(word).split()) for word in words)
 
 
 def _guessed_syntax(dataset: Dataset) -> UID:

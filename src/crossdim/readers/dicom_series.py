@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crossdim.errors import GeometryError, ReadError
+from crossdim.errors import GeometryError, ReadError, nearest
 from crossdim.readers.dicom import channel_name, inverted_remark, open_dicom, read_slice
-from crossdim.readers.dicom_header import DicomHeader, NoPictureError, read_header
+from crossdim.readers.dicom_header import MARKS, DicomHeader, NoPictureError, read_header
 from crossdim.readers.dicom_pixels import channels, check_colours, rescale_of, unit_of, value_dtype
 from crossdim.readers.inspection import Opened
 from crossdim.readers.intensity import plain
 from crossdim.readers.limits import Limits, check_declared
-from crossdim.readers.slices import stack
+from crossdim.readers.slices import Slice, stack
 from crossdim.samples import Origin, Volume
 
 
@@ -23,7 +23,8 @@ def open_series(folder: str, files: Sequence[str], select: str | None, limits: L
     Args:
         folder: The folder.
         files: Its DICOM files.
-        select: SeriesInstanceUID or series number; needed if there are several series.
+        select: SeriesInstanceUID or series number, and after a slash which part of it, as in ``11/EchoTime=30``;
+            needed if there are several series or parts.
         limits: What is allowed.
 
     Raises:
@@ -33,8 +34,9 @@ def open_series(folder: str, files: Sequence[str], select: str | None, limits: L
     series = group_by_series(files, limits)
     if not series:
         raise ReadError(folder, "holds no DICOM file with a picture", "Name a folder that holds a series")
-    uid = _choose(folder, select, series)
-    headers = series[uid]
+    wanted, _, part = (select or "").partition("/")
+    uid = _choose(folder, wanted or None, series)
+    headers = _choose_part(folder, uid, part, parts_of(series[uid]))
     if len(headers) == 1:
         return open_dicom(headers[0].path, None, limits)
     return _open_stack(folder, select, headers, limits)
@@ -67,6 +69,64 @@ def makes_a_volume(headers: Sequence[DicomHeader]) -> bool:
         headers: Of the files.
     """
     return len(headers) > 1 and all(header.place is not None and header.frames == 1 for header in headers)
+
+
+def parts_of(headers: Sequence[DicomHeader]) -> dict[str, list[DicomHeader]]:
+    """Separate the volumes that scanners put into one series: planes of a localizer, echoes, time points, ...
+
+    Args:
+        headers: Of the files of one series.
+
+    Returns:
+        The files of each volume by what tells it from the others, such as ``EchoTime=30``; all of them by an empty
+        name if there is one volume, or nothing that separates them.
+    """
+    whole = {"": list(headers)}
+    places = [header.place for header in headers if header.place is not None]
+    if len(places) != len(headers) or not makes_a_volume(headers):
+        return whole
+    by_plane = _grouped(headers, [f"plane={_plane(place)}" for place in places])
+    if len(by_plane) > 1 and min(map(len, by_plane.values())) > 1:
+        return by_plane
+    if not _overlap(places):
+        return whole
+    for index, mark in enumerate(MARKS):
+        groups = _grouped(headers, [f"{mark}={place.marks[index][1]}" for place in places])
+        if len(groups) > 1 and all(_is_simple(group) for group in groups.values()):
+            return groups
+    return whole
+
+
+def _grouped(headers: Sequence[DicomHeader], names: Sequence[str]) -> dict[str, list[DicomHeader]]:
+    groups = defaultdict(list)
+    for header, name in zip(headers, names, strict=True):
+        groups[name].append(header)
+    return dict(groups)
+
+
+def _plane(place: Slice) -> str:
+    normal = np.abs(np.cross(place.along_row, place.along_column))
+    return ("sagittal", "coronal", "axial")[int(normal.argmax())]
+
+
+def _overlap(places: Sequence[Slice]) -> bool:
+    return len({tuple(np.round(place.position, 2).tolist()) for place in places}) < len(places)
+
+
+def _is_simple(headers: Sequence[DicomHeader]) -> bool:
+    return len(headers) > 1 and not _overlap([header.place for header in headers if header.place is not None])
+
+
+def _choose_part(folder: str, uid: str, part: str, parts: dict[str, list[DicomHeader]]) -> list[DicomHeader]:
+    if part in parts:
+        return parts[part]
+    subject = f"{folder}#{uid}"
+    if "" in parts:
+        raise ReadError(f"{subject}/{part}", "the series holds one volume only", "Leave out what follows the '/'")
+    if part:
+        raise ReadError(f"{subject}/{part}", "is no part of the series", nearest(part, parts))
+    reason = f"the series holds {len(parts)} volumes: {', '.join(parts)}"
+    raise ReadError(subject, reason, f"Choose one, such as '{subject}/{next(iter(parts))}'")
 
 
 def _choose(folder: str, select: str | None, series: dict[str, list[DicomHeader]]) -> str:

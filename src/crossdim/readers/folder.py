@@ -65,7 +65,7 @@ def _is_second_of_pair(path: str) -> bool:
 
 def _dicom_sources(folder: str, files: Sequence[str], limits: Limits) -> list[str]:
     from crossdim.readers.dicom_header import NoPictureError, read_header
-    from crossdim.readers.dicom_series import makes_a_volume
+    from crossdim.readers.dicom_series import makes_a_volume, parts_of
 
     series: dict[str, list] = {}
     alone = []
@@ -80,5 +80,11 @@ def _dicom_sources(folder: str, files: Sequence[str], limits: Limits) -> list[st
             series.setdefault(header.series_uid, []).append(header)
     volumes = [uid for uid, headers in series.items() if makes_a_volume(headers)]
     alone += [header.path for uid, headers in series.items() if uid not in volumes for header in headers]
-    only = len(series) == 1
-    return alone + [folder if only else f"{folder}#{uid}" for uid in volumes]
+    found = list(alone)
+    for uid in volumes:
+        parts = parts_of(series[uid])
+        if "" in parts:
+            found.append(folder if len(series) == 1 else f"{folder}#{uid}")
+        else:
+            found += [f"{folder}#{uid}/{part}" for part in parts]
+    return found

@@ -41,6 +41,7 @@ _HEADER_BYTES = 540
 _LARGEST_OFFSET = 2**26
 """Headers with their extensions are far smaller."""
 
+_TAIL_BYTES = 2**16
 _RGB_TYPES = {3: "RGB", 4: "RGBA"}
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 _SHEAR_SHOWN_DEG = 0.5
@@ -279,8 +280,9 @@ def _voxels(path: str, place: _Stored) -> tuple[NDArray[np.generic], tuple[str, 
     """Return (channels, depth, height, width)."""
     try:
         with open(place.path, "rb") as file:
-            stream: io.IOBase = gzip.GzipFile(fileobj=file) if place.compressed else file
+            stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if place.compressed else file
             stored = array_from_file(place.shape, place.dtype, stream, place.offset, order="F", mmap=False)
+            stream.read(_TAIL_BYTES)  # gzip compares its checksum when it meets the end
     except (*_GZIP_ERRORS, OSError, ValueError) as error:
         raise ReadError(path, f"is cut short or damaged ({error})", "Copy or export it again") from error
     if place.dtype.names:

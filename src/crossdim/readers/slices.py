@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Num
 
 from crossdim.errors import GeometryError
 from crossdim.geometry.affine import LPS_TO_RAS, shear_deg
@@ -70,9 +70,10 @@ def stack(subject: str, slices: Sequence[Slice]) -> Stack:
         GeometryError: If sizes, spacings or orientations differ, slices are missing, lie at the same place or at
             uneven distances, or are shifted against one another (a tilted gantry).
     """
-    _alike(subject, slices, "sizes", [one.size for one in slices], 0)
-    _alike(subject, slices, "pixel spacings", [one.spacing for one in slices], _SPACING_TOLERANCE_MM)
-    _alike(subject, slices, "orientations", [one.along_row + one.along_column for one in slices], _COSINE_TOLERANCE)
+    directions = np.array([one.along_row + one.along_column for one in slices])
+    _alike(subject, slices, "sizes", np.array([one.size for one in slices]), 0.0)
+    _alike(subject, slices, "pixel spacings", np.array([one.spacing for one in slices]), _SPACING_TOLERANCE_MM)
+    _alike(subject, slices, "orientations", directions, _COSINE_TOLERANCE)
     along_row, along_column = np.array(slices[0].along_row), np.array(slices[0].along_column)
     normal = np.cross(along_row, along_column)
     if not np.allclose([np.dot(along_row, along_column), np.linalg.norm(normal)], [0, 1], atol=1e-3):
@@ -105,21 +106,20 @@ def stack(subject: str, slices: Sequence[Slice]) -> Stack:
 
 
 def _alike(
-    subject: str, slices: Sequence[Slice], what: str, values: Sequence[tuple[float, ...]], tolerance: float
+    subject: str, slices: Sequence[Slice], what: str, values: Num[np.ndarray, "slices numbers"], tolerance: float
 ) -> None:
     """Refuse slices that differ from most of the others."""
-    array = np.array(values, np.float64)
-    rounded = np.rint(array / (tolerance or 1.0)).astype(np.int64)
+    rounded = np.rint(values / (tolerance or 1.0)).astype(np.int64)
     (commonest, _), *_ = Counter(map(tuple, rounded.tolist())).most_common(1)
-    usual = array[(rounded == commonest).all(axis=1).argmax()]
-    odd = np.flatnonzero((np.abs(array - usual) > tolerance).any(axis=1))
+    usual = values[(rounded == commonest).all(axis=1).argmax()]
+    odd = np.flatnonzero((np.abs(values - usual) > tolerance).any(axis=1))
     if odd.size:
-        named = [f"'{slices[place].name}' {_numbers(array[place])}" for place in odd.tolist()]
+        named = [f"'{slices[place].name}' {_numbers(values[place])}" for place in odd.tolist()]
         reason = f"its slices have different {what}: {_numbers(usual)} in most, but {_listed(named)}"
         raise GeometryError(subject, reason, "Move slices of different kinds into folders of their own")
 
 
-def _numbers(values: Float64[np.ndarray, " count"]) -> str:
+def _numbers(values: Num[np.ndarray, " numbers"]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in np.round(values, 4) + 0.0) + ")"
 
 
@@ -131,8 +131,8 @@ def _check_steps(subject: str, slices: Sequence[Slice], distances: Float64[np.nd
     if same:
         pairs = [f"'{slices[place].name}' and '{slices[place + 1].name}'" for place in same]
         differ = _differing_marks(slices, same)
-        reason = f"{len(same)} pairs of slices lie at the same place: {_listed(pairs)}{differ}"
-        remedy = "Move one slice for each place into a folder of its own" if differ else "Remove the duplicates"
+        reason = f"has {_counted(len(same), 'pair')} of slices at the same place: {_listed(pairs)}{differ}"
+        remedy = "Keep the slices of one volume in the folder" if differ else "Remove the duplicates"
         raise GeometryError(subject, reason, remedy)
     step = (distances[-1] - distances[0]) / (len(slices) - 1)
     off = np.abs(distances - (distances[0] + step * np.arange(len(slices))))
@@ -144,7 +144,7 @@ def _check_steps(subject: str, slices: Sequence[Slice], distances: Float64[np.nd
     times = gaps[uneven] / usual
     if (times > 1.5).all() and (np.abs(times - times.round()) < 0.1).all():
         missing = int((times.round() - 1).sum())
-        reason = f"{missing} slices are missing: slices are {usual:.2f} mm apart, but it is {_listed(places)}"
+        reason = f"lacks {_counted(missing, 'slice')}: they are {usual:.2f} mm apart, but it is {_listed(places)}"
         raise GeometryError(subject, reason, "Export the whole series")
     reason = f"its slices are unevenly spaced: mostly {usual:.2f} mm apart, but it is {_listed(places)}"
     raise GeometryError(subject, reason, "Export an evenly spaced series, or resample it")
@@ -152,7 +152,7 @@ def _check_steps(subject: str, slices: Sequence[Slice], distances: Float64[np.nd
 
 def _tolerance_mm(step: float) -> float:
     """Return how far a slice may be from its place: 5 % of a step, or what rounding to 0.1 mm does."""
-    return min(max(0.05 * step, 0.06), 0.2 * step)
+    return min(max(0.05 * step, 0.105), 0.2 * step)
 
 
 def _differing_marks(slices: Sequence[Slice], same: Sequence[int]) -> str:
@@ -162,6 +162,10 @@ def _differing_marks(slices: Sequence[Slice], same: Sequence[int]) -> str:
             if one != other:
                 names.setdefault(name, (one, other))
     return "".join(f"; they differ in {name} ({one}, {other})" for name, (one, other) in names.items())
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def _listed(items: Sequence[str]) -> str:
