@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossdim import __version__
-from crossdim.cli import conversion, inspection, preparation, system, training, use
+from crossdim.cli import conversion, evaluation, inspection, preparation, system, training, use
 from crossdim.cli.console import examples
 from crossdim.errors import CrossdimError
 
@@ -75,6 +75,7 @@ def _options(
 inspection.register(app)
 preparation.register(app)
 training.register(app)
+evaluation.register(app)
 use.register(app)
 conversion.register(app)
 system.register(app)

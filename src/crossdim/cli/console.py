@@ -5,12 +5,19 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from crossdim.inference import Predictor
+
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON, one object per line.")]
 """The option of every command whose output is data."""
+
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; a GPU if there is one when left out.")]
+"""The option of every command that runs a trained model."""
 
 
 def examples(*commands: str) -> str:
@@ -78,3 +85,18 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task(what, total=None)
         yield lambda done, total: display.update(task, completed=done, total=total)
+
+
+def load_model(run: Path, device: str | None) -> "Predictor":
+    """Load a trained model without the progress bars of the libraries below.
+
+    Args:
+        run: A run, one of its checkpoints, or a converted model.
+        device: Where it runs; a GPU if there is one when None.
+    """
+    from transformers.utils import logging
+
+    from crossdim.inference import load
+
+    logging.disable_progress_bar()
+    return load(run, device)

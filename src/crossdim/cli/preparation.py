@@ -246,7 +246,9 @@ def _summarise(manifest: "Manifest", out: Path, findings: "list[Finding]") -> _S
     from collections import Counter
 
     from crossdim.datasets.audit import count_labels
+    from crossdim.datasets.manifest import SPLITS
 
+    counts = Counter(record.split for record in manifest.records)
     labels = {
         task: {label: {str(part): count for part, count in parts.items()} for label, parts in classes.items()}
         for task, classes in count_labels(manifest).items()
@@ -257,7 +259,7 @@ def _summarise(manifest: "Manifest", out: Path, findings: "list[Finding]") -> _S
         sha256=manifest.sha256,
         kinds=dict(Counter(record.kind for record in manifest.records)),
         patients=len({record.patient_id for record in manifest.records}),
-        parts=dict(Counter(str(record.split) for record in manifest.records)),
+        parts={str(part): count for part in (*SPLITS, None) if (count := counts[part])},
         labels=labels,
         skipped=tuple({"path": skipped.path, "reason": skipped.reason} for skipped in manifest.skipped),
         findings=tuple({"severity": f.severity, "problem": f.problem, "message": f.message} for f in findings),

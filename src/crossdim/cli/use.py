@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from crossdim.cli.console import Json, bar, examples, print_json
+from crossdim.cli.console import Device, Json, bar, examples, load_model, print_json
 from crossdim.errors import CrossdimError, ReadError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ Answer = TypeVar("Answer")
 
 Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run, one of its checkpoints, or a converted model.")]
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, DICOM series, or folders of them.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; a GPU if there is one when left out.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,11 +39,8 @@ def predict(model: Model, paths: Paths, device: Device = None, as_json: Json = F
 
     A file that cannot be used is named on stderr, the others go on, and the exit code is 2.
     """
-    from crossdim.inference import load
-
-    predictor = load(model, device)
-    sources = _sources(paths)
-    answers, refused = _each(sources, predictor.predict, "predicting")
+    predictor = load_model(model, device)
+    answers, refused = _each(_sources(paths), predictor.predict, "predicting")
     if as_json:
         for prediction in answers.values():
             print_json(prediction)
@@ -66,9 +62,7 @@ def embed(
     """
     import numpy as np
 
-    from crossdim.inference import load
-
-    predictor = load(model, device)
+    predictor = load_model(model, device)
     answers, refused = _each(_sources(paths), predictor.embed, "embedding")
     if answers:
         features = np.stack(list(answers.values()))
