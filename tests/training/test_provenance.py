@@ -80,7 +80,9 @@ def test_a_file_is_refused_as_a_folder(tmp_path):
         RunFolder(tmp_path / "run", PretrainRecipe()).refuse_other_recipe()
 
 
-def test_an_empty_folder_is_fine(tmp_path):
+def test_an_empty_folder_and_one_of_a_run_killed_at_once_are_fine(tmp_path):
+    RunFolder(tmp_path, PretrainRecipe()).refuse_other_recipe()
+    (tmp_path / "checkpoints").mkdir()
     RunFolder(tmp_path, PretrainRecipe()).refuse_other_recipe()
 
 

@@ -155,11 +155,10 @@ class RunFolder:
     def _refuse_other_files(self) -> None:
         if not self.path.is_dir():
             return
-        others = sorted(
-            entry.name
-            for entry in self.path.iterdir()
-            if not entry.name.startswith(".") and entry.name != "recipe.yaml"
-        )
+        # A run that was killed before its first session was recorded has left no more than these.
+        own = {"recipe.yaml", "checkpoints"}
+        names = sorted(entry.name for entry in self.path.iterdir())
+        others = [name for name in names if not name.startswith(".") and name not in own]
         if others:
             raise RecipeError(
                 self.path, f"holds other files and no run ({others[0]}, ...)", "Choose an empty or a new folder"
