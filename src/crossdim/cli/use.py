@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -62,13 +63,15 @@ def embed(
     """
     import numpy as np
 
+    from crossdim.outputs.files import write_atomic
+
     predictor = load_model(model, device)
     answers, refused = _each(_sources(paths), predictor.embed, "embedding")
     if answers:
         features = np.stack(list(answers.values()))
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp.npz")
-        np.savez(temporary, features=features, paths=np.array(list(answers), dtype=np.str_))
-        os.replace(temporary, out)
+        content = BytesIO()
+        np.savez(content, features=features, paths=np.array(list(answers), dtype=np.str_))
+        write_atomic(out, content.getvalue())
         if as_json:
             print_json({"path": str(out), "files": len(features), "dim": features.shape[1]})
         else:
