@@ -27,7 +27,7 @@ from crossdim.training.health import FiniteLoss
 from crossdim.training.labelled import make_dataset, split, starting_point
 from crossdim.training.optimisation import scaled_learning_rate
 from crossdim.training.progress import Announcer, ProgressBar, quiet_transformers
-from crossdim.training.provenance import RunFolder, file_hash
+from crossdim.training.provenance import RunFolder, weights_hash
 from crossdim.training.recipe import FinetuneRecipe, LinearAdaptation
 from crossdim.training.schedule import Draw, Kind, SortedSchedule, Stream
 from crossdim.training.selection import EarlyStopping, SelectingTrainer, Validation
@@ -70,7 +70,7 @@ def run(
     parts = split(Manifest.load(manifest), recipe.task)
     encoder = None if encoder is None else encoder_folder(encoder)
     contract, config = starting_point(recipe, parts, encoder)
-    weights = {} if encoder is None else {"encoder": file_hash(encoder / "model.safetensors")}
+    weights = {} if encoder is None else {"encoder": weights_hash(encoder)}
     folder.refuse_other_facts(facts_of(parts.labelled, contract, folder, announcer, **weights))
     datasets = {name: make_dataset(part, contract, config, recipe, name, parts.task) for name, part in parts}
     for dataset in datasets.values():

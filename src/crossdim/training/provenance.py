@@ -76,14 +76,17 @@ def hardware() -> dict[str, str | int | float]:
     return facts
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file.
+def weights_hash(folder: Path) -> str:
+    """Return a SHA-256 of the weights of a saved model, in one file or several.
 
     Args:
-        path: The file.
+        folder: What ``save_pretrained`` wrote.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def stamp(manifest: Manifest) -> str:

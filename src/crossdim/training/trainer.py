@@ -6,7 +6,6 @@ The loop, accumulation, mixed precision, several processes and exact resumption 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from time import perf_counter
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from crossdim.errors import RecipeError
+from crossdim.errors import RecipeError, nearest
 from crossdim.training.alarm import alarm
 from crossdim.training.checkpoints import mark_complete
 from crossdim.training.data import Batch, refuse_failures
@@ -87,11 +86,22 @@ def trackers(report_to: str | tuple[str, ...]) -> list[str]:
 
     Args:
         report_to: ``auto``, ``none``, or the names of trackers.
+
+    Raises:
+        RecipeError: A tracker is unknown to the Trainer, or not installed.
     """
-    if report_to == "none":
-        return []
-    if report_to == "auto":
-        return ["tensorboard"] if find_spec("tensorboard") else []
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    installed = get_available_reporting_integrations()
+    if isinstance(report_to, str):
+        return ["tensorboard"] if report_to == "auto" and "tensorboard" in installed else []
+    for name in report_to:
+        subject = f"'logging.report_to' {name}"
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise RecipeError(subject, "is no tracker of the Trainer", nearest(name, INTEGRATION_TO_CALLBACK))
+        if name not in installed:
+            raise RecipeError(subject, "is not installed", f"Install it (pip install {name}), or leave it out")
     return list(report_to)
 
 
