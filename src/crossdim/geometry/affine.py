@@ -9,14 +9,6 @@ from os import PathLike
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped
-from nibabel.orientations import (
-    aff2axcodes,
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
 
 from crossdim.errors import GeometryError
 
@@ -47,6 +39,8 @@ def orientation_code(affine: Float[np.ndarray, "4 4"]) -> str:
     Args:
         affine: Index to patient millimetres, invertible.
     """
+    from nibabel.orientations import aff2axcodes  # nibabel takes half a second to import
+
     return "".join(aff2axcodes(affine))
 
 
@@ -67,6 +61,8 @@ def reorient(
         raise GeometryError(
             f"orientation '{code}'", "is not one letter each of R/L, A/P and S/I", "Use a code such as 'SPL'"
         )
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
     change = ornt_transform(io_orientation(affine), axcodes2ornt(code))
     turned = apply_orientation(np.moveaxis(voxels, 0, -1), change)
     return np.moveaxis(turned, -1, 0), affine @ inv_ornt_aff(change, voxels.shape[1:])

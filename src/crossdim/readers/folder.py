@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from crossdim.errors import ReadError
+from crossdim.readers.content import pair_member
 from crossdim.readers.formats import content_format, ending_format, is_readable
 from crossdim.readers.limits import Limits
 
@@ -58,8 +59,6 @@ def _is_dicom(path: str) -> bool:
 
 def _is_second_of_pair(path: str) -> bool:
     """Tell whether a file is the .img of a pair, which its .hdr stands for."""
-    from crossdim.readers.nifti import pair_member
-
     return path.lower().removesuffix(".gz").endswith(".img") and pair_member(path, ".hdr") is not None
 
 

@@ -4,8 +4,8 @@ import os
 from typing import Literal
 
 from crossdim.errors import ReadError
+from crossdim.readers.content import first_bytes, nifti_magic, pair_member
 from crossdim.readers.limits import Limits, file_bytes
-from crossdim.readers.nifti import first_bytes, nifti_magic, pair_member
 
 Format = Literal["picture", "tiff", "nifti", "dicom", "npy", "npz"]
 

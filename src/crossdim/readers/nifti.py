@@ -5,9 +5,7 @@ NIfTI's index (i, j, k) is our (width, height, depth): k counts slices in what s
 
 import gzip
 import io
-import os
 import warnings
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from crossdim.errors import ReadError
 from crossdim.geometry.affine import check_affine, farthest_corner_mm, shear_deg, spacing_mm
+from crossdim.readers.content import GZIP_ERRORS, GZIP_MAGIC, first_bytes, nifti_magic, pair_member
 from crossdim.readers.inspection import Opened
 from crossdim.readers.intensity import drop_alpha, inferred_unit, plain
 from crossdim.readers.limits import (
@@ -35,9 +34,6 @@ from crossdim.readers.limits import (
 from crossdim.readers.selector import choose_index
 from crossdim.samples import Origin, Volume
 
-GZIP_MAGIC = b"\x1f\x8b"
-
-_HEADER_BYTES = 540
 _LARGEST_OFFSET = 2**26
 """Headers with their extensions are far smaller."""
 
@@ -45,7 +41,6 @@ _TAIL_BYTES = 2**16
 _RGB_TYPES = {3: "RGB", 4: "RGBA"}
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 _SHEAR_SHOWN_DEG = 0.5
-_GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 _HEADER_ERRORS = (
     HeaderDataError,
     WrapStructError,
@@ -70,45 +65,6 @@ class _Stored:
     dtype: np.dtype
     slope: float
     intercept: float
-
-
-def nifti_magic(start: bytes) -> bool:
-    """Tell whether bytes are the beginning of a NIfTI header.
-
-    Args:
-        start: At least the first 348 bytes of a file, unpacked.
-    """
-    return start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] in (b"n+2\0", b"ni2\0")
-
-
-def first_bytes(path: str, count: int = _HEADER_BYTES) -> tuple[bytes, bool]:
-    """Return the beginning of a file, and whether it was unpacked by gzip (it is empty if that failed).
-
-    Args:
-        path: The file.
-        count: How many bytes.
-    """
-    with open(path, "rb") as stream:
-        start = stream.read(count)
-        if not start.startswith(GZIP_MAGIC):
-            return start, False
-        stream.seek(0)
-        try:
-            return gzip.GzipFile(fileobj=stream).read(count), True
-        except _GZIP_ERRORS:
-            return b"", True
-
-
-def pair_member(path: str, ending: str) -> str | None:
-    """Return the other file of a .hdr/.img pair, or None if there is none.
-
-    Args:
-        path: Either file of the pair.
-        ending: ``.hdr`` or ``.img``.
-    """
-    stem = os.path.splitext(path.removesuffix(".gz"))[0]
-    candidates = [stem + form + zipped for form in (ending, ending.upper()) for zipped in ("", ".gz")]
-    return next((name for name in candidates if os.path.isfile(name)), None)
 
 
 def open_nifti(path: str, select: str | None, limits: Limits) -> Opened:
@@ -248,6 +204,8 @@ def _loader(
         slope, intercept = header.get_slope_inter()
     except _HEADER_ERRORS as error:
         raise ReadError(path, f"has a damaged NIfTI header ({error})", "Export it again") from error
+    if not all(np.isfinite(number) for number in (slope, intercept) if number is not None):
+        raise ReadError(path, f"scales its values by {slope} and {intercept}", "Export it again")
     if not 0 <= offset <= _LARGEST_OFFSET:
         raise ReadError(path, f"declares that its voxels begin at byte {offset}", "Export it again")
     values = check_declared(path, (channels, *shape[:3]), limits) // channels
@@ -283,15 +241,23 @@ def _voxels(path: str, place: _Stored) -> tuple[NDArray[np.generic], tuple[str, 
             stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if place.compressed else file
             stored = array_from_file(place.shape, place.dtype, stream, place.offset, order="F", mmap=False)
             stream.read(_TAIL_BYTES)  # gzip compares its checksum when it meets the end
-    except (*_GZIP_ERRORS, OSError, ValueError) as error:
+    except (*GZIP_ERRORS, OSError, ValueError) as error:
         raise ReadError(path, f"is cut short or damaged ({error})", "Copy or export it again") from error
     if place.dtype.names:
         colours = np.stack([stored[name].transpose(2, 1, 0) for name in place.dtype.names])
         return drop_alpha(colours) if len(colours) == 4 else (colours, ())
     if (place.slope, place.intercept) != (1.0, 0.0):
-        single = np.float32 if place.dtype.itemsize < 4 or place.dtype == np.float32 else np.float64
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # infinities are reported below, with the file's name
-            stored = apply_read_scaling(stored, single(place.slope), single(place.intercept))
-        stored = stored.astype(np.float32 if single is np.float32 else np.float64, copy=False)
+        stored = _scaled(path, stored, place)
     return stored.transpose(2, 1, 0)[None], ()
+
+
+def _scaled(path: str, stored: NDArray[np.generic], place: _Stored) -> NDArray[np.generic]:
+    wide = place.dtype.itemsize > 4 or (place.dtype.itemsize == 4 and place.dtype.kind != "f")
+    kind = np.float64 if wide else np.float32
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # infinities are reported with the file's name
+            values = apply_read_scaling(stored, kind(place.slope), kind(place.intercept))
+    except ValueError as error:
+        raise ReadError(path, f"cannot be scaled ({error})", "Export it again") from error
+    return values.astype(kind, copy=False)
