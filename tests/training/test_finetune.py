@@ -12,6 +12,7 @@ from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
 from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.training import finetune, pretrain
 from crossdim.training.adaptation import adapt, build_classifier, encoder_folder, merged
+from crossdim.training.checkpoints import mark_complete
 from crossdim.training.evaluation import evaluate, labels_of
 from crossdim.training.labelled import class_weights, split
 from crossdim.training.provenance import read_log
@@ -247,6 +248,15 @@ def test_a_manifest_without_a_training_split_is_refused(toy):
 
 def test_an_encoder_that_is_none_is_refused(tmp_path):
     with pytest.raises(ReadError, match="holds no model"):
+        encoder_folder(tmp_path)
+
+
+def test_an_unfinished_run_whose_checkpoints_hold_only_what_learns_is_refused(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "adapter_model.safetensors").touch()
+    mark_complete(checkpoint)
+    with pytest.raises(ReadError, match="is a fine-tuning run that has not finished"):
         encoder_folder(tmp_path)
 
 

@@ -41,6 +41,9 @@ def encoder_folder(path: Path) -> Path:
     checkpoint = last_complete(path / "checkpoints")
     if checkpoint is None:
         raise ReadError(path, "holds no model", "Give the folder of a run, a checkpoint or a converted model")
+    if not (checkpoint / "config.json").is_file():
+        # Checkpoints of a linear probe or of low-rank updates hold only what learns.
+        raise ReadError(path, "is a fine-tuning run that has not finished", "Finish it with the command that began it")
     return checkpoint
 
 

@@ -69,7 +69,7 @@ def split(manifest: Manifest, task: str | None) -> Parts:
         raise RecipeError(
             f"manifest '{manifest.header.name}'",
             f"has no training record with a label for '{name}'",
-            "Split it by patient when preparing it (crossdim prepare ... --split)",
+            "Prepare it with training, validation and test parts (crossdim prepare)",
         )
     return parts
 
