@@ -140,6 +140,17 @@ def test_an_unfinished_run_gives_its_last_complete_checkpoint(tmp_path, photo):
     assert crossdim.load(tmp_path / "run", device="cpu").predict(photo).task == "state"
 
 
+def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
+    from crossdim.training.checkpoints import mark_complete
+
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-10"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "adapter_model.safetensors").touch()
+    mark_complete(checkpoint)
+    with pytest.raises(ReadError, match=r"has not finished.*checkpoint-10 holds an adapter"):
+        crossdim.load(tmp_path / "run")
+
+
 def test_progress_counts_files_up_to_all(tmp_path, photo, scan):
     told = []
     predictor = crossdim.load(classifier(tmp_path / "run"), device="cpu")

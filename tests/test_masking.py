@@ -50,6 +50,15 @@ def test_blocks_at_the_end_of_an_odd_grid_are_smaller():
     assert mask_by_noise(block_noise(noise, (5, 3), (2, 2)), 0.5).mask.sum() == 15 - 7
 
 
+def test_the_ratio_is_of_the_tokens_that_hold_data():
+    noise = torch.rand(3, 40)
+    padding = torch.zeros(3, 40, dtype=torch.bool)
+    padding[:, 20:] = True
+    mask = mask_by_noise(hide_padding_first(noise, padding), 0.75, of=20).mask
+    assert (mask[:, :20].sum(1) == 15).all()
+    assert mask[:, 20:].all()
+
+
 def test_padded_tokens_are_hidden_first():
     noise = torch.rand(2, 8)
     padding = torch.zeros(2, 8, dtype=torch.bool)

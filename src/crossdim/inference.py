@@ -61,6 +61,9 @@ def _model_folder(path: Path) -> Path:
     if checkpoint is None:
         remedy = "Give the folder written by pretrain, finetune or convert"
         raise ReadError(path, "holds no config.json and no complete checkpoint", remedy)
+    if not (checkpoint / "config.json").is_file():
+        reason = f"has not finished, and its checkpoint {checkpoint.name} holds an adapter or a classifier alone"
+        raise ReadError(path, reason, "Let the run finish: give its command again")
     return checkpoint
 
 

@@ -39,14 +39,15 @@ def kept_tokens(tokens: int, ratio: float) -> int:
     return max(1, int(tokens * (1 - ratio)))
 
 
-def mask_by_noise(noise: Float[Tensor, "batch tokens"], ratio: float) -> Mask:
+def mask_by_noise(noise: Float[Tensor, "batch tokens"], ratio: float, of: int | None = None) -> Mask:
     """Hide the tokens with the largest noise.
 
     Args:
         noise: One score per token; uniform noise gives MAE's random masking.
         ratio: Share of hidden tokens, in [0, 1).
+        of: Tokens that the ratio is a share of, where fewer than all hold data; the others are hidden besides.
     """
-    kept = kept_tokens(noise.shape[1], ratio)
+    kept = kept_tokens(noise.shape[1] if of is None else of, ratio)
     ids_shuffle = torch.argsort(noise, dim=1)
     ids_restore = torch.argsort(ids_shuffle, dim=1)
     return Mask(ids_shuffle[:, :kept], ids_restore, (ids_restore >= kept).to(torch.float32))

@@ -176,6 +176,22 @@ def test_padded_tokens_never_count_in_the_loss():
     torch.testing.assert_close(loss.loss, again.loss)
 
 
+def test_however_much_is_padding_the_ratio_of_real_tokens_is_hidden():
+    model = Uni4EyeForPreTraining(config(volume_size=(16, 32, 12))).eval()
+    padding = torch.zeros(2, 32, dtype=torch.bool)
+    padding[:, 8:] = True
+    mask = model(voxel_values=torch.rand(2, 1, 16, 32, 12), voxel_padding_mask=padding).volume.mask
+    assert (mask[:, :8].sum(1) == 6).all()
+    assert mask[:, 8:].all()
+
+
+def test_a_config_that_the_hugging_face_trainer_has_touched_loads_again(tmp_path):
+    touched = config()
+    touched.use_cache = False
+    touched.save_pretrained(tmp_path)
+    assert Uni4EyeConfig.from_pretrained(tmp_path).hidden_size == 24
+
+
 def test_given_noise_decides_the_mask_and_absent_noise_draws_one():
     model = Uni4EyeForPreTraining(config()).eval()
     values, noise = images(), torch.rand(2, 16)

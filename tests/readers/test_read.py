@@ -39,15 +39,15 @@ def picture(path, values=None):
         ("a.png", b"hello world", "is named like a PNG, JPEG or BMP picture, and is none"),
         ("a.tif", b"hello world", "is named like a TIFF file, and is none"),
         ("a.nii", b"hello world" * 99, "is named like a NIfTI file, and is none"),
-        ("a.nii.gz", gzip.compress(b"hello" * 999), "is named like a NIfTI file, and is none"),
+        ("a.nii.gz", gzip.compress(b"hello" * 999, mtime=0), "is named like a NIfTI file, and is none"),
         ("a.nii.gz", b"\x1f\x8b" + b"damaged" * 99, "is named like a NIfTI file, and is none"),
-        ("a.img", b"\0" * 999, "is named like a NIfTI file, and is none"),
+        ("a.img", b"\0" * 999, "lacks the .hdr file that belongs to it"),
         ("a.dcm", b"hello world", "is named like a DICOM file, and is none"),
         ("a.npy", b"hello world", "is named like a NumPy array, and is none"),
         ("a.npz", b"hello world", "is named like a NumPy archive, and is none"),
         ("a.docx", b"PK\x03\x04 and so on", "is of no kind that is read; PNG, JPEG, BMP, TIFF, NIfTI, DICOM, .npy"),
         ("a.txt", b"hello world", "is of no kind that is read"),
-        ("dicom.gz", gzip.compress(b"\0" * 128 + b"DICM"), "is of no kind that is read"),
+        ("dicom.gz", gzip.compress(b"\0" * 128 + b"DICM", mtime=0), "is of no kind that is read"),
         ("a.nii.gz", b"", r"is empty \(0 bytes\). Copy or export it again"),
     ],
 )
@@ -91,6 +91,9 @@ def test_a_file_without_permission_is_refused(tmp_path):
     picture(tmp_path / "a.png").chmod(0)
     with pytest.raises(ReadError, match=r"a.png: cannot be opened"):
         read(tmp_path / "a.png")
+    picture(tmp_path / "b.png").rename(tmp_path / "b").chmod(0)
+    assert not is_readable(str(tmp_path / "b"))
+    assert find_readable(tmp_path) == [str(tmp_path / "a.png")]
 
 
 def test_a_file_beyond_the_limit_is_refused_unopened(tmp_path):

@@ -216,14 +216,16 @@ class Uni4EyeModel(Uni4EyePreTrainedModel):
         Args:
             pixel_values: Images or volumes, sizes multiples of the patch.
             noise: Mask scores; without noise nothing is hidden.
-            padding_mask: True where a patch holds padding only. Such tokens are hidden first under a mask, and
-                left out of the sequence without one.
+            padding_mask: True where a patch holds padding only. Under a mask such tokens are hidden first, and the
+                ratio is a share of the tokens that hold data (on average over the batch, so that all samples keep
+                equally many); without one they are left out of the sequence.
         """
         tokens, cls_token = self.embed(pixel_values)
         if noise is not None:
             rank = pixel_values.ndim - 2
             ratio = self.config.mask_ratio if rank == 2 else self.config.volume_mask_ratio
-            mask = mask_by_noise(hide_padding_first(noise, padding_mask), ratio)
+            data = None if padding_mask is None else int((~padding_mask).sum() / len(padding_mask))
+            mask = mask_by_noise(hide_padding_first(noise, padding_mask), ratio, of=data)
             visible = tokens.gather(1, mask.ids_keep[..., None].expand(-1, -1, tokens.shape[-1]))
             hidden = self.encoder(torch.cat([cls_token, visible], dim=1))
             return Uni4EyeModelOutput(hidden, self.pool(hidden), mask.mask, mask.ids_keep, mask.ids_restore)

@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, int]] = {
 """DeiT/MAE encoder sizes; base and large keep the paper's decoder (512 wide, 8 layers, 16 heads)."""
 
 _HUGGING_FACE_KEYS = frozenset(
-    {"attn_implementation", "name_or_path", "num_labels", "output_attentions", "torch_dtype"}
+    {"attn_implementation", "name_or_path", "num_labels", "output_attentions", "torch_dtype", "use_cache"}
 )
 
 

@@ -226,8 +226,6 @@ class RunTrainer(Trainer):
             processing_class=cast("Any", plan.contract),  # it has save_pretrained, which is all that is called
             callbacks=[*callbacks, _LogWithCheckpoint()],
         )
-        # The Trainer writes a language model's switch into every config; ours refuses keys it does not know.
-        vars(self.network.config).pop("use_cache", None)
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
         self.plan = plan
