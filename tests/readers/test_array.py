@@ -210,6 +210,12 @@ def test_rows_of_arrays_too_large_to_keep_are_read_on_their_own(tmp_path, monkey
     with pytest.raises(ReadError, match="is stored with rows scattered"):
         read(f"{tmp_path}/a.npz#turned/1")
     assert _whole_member.cache_info().currsize == 0
+    write(tmp_path / "noise.npz", scan=np.random.default_rng(0).integers(0, 255, (5, 64, 64), np.uint8))
+    whole = bytearray((tmp_path / "noise.npz").read_bytes())
+    whole[12000:12200] = bytes(200)
+    (tmp_path / "noise.npz").write_bytes(whole)
+    with pytest.raises(ReadError, match=r"noise.npz: is cut short or damaged \("):
+        read(f"{tmp_path}/noise.npz#scan/4")
 
 
 def rewrite(path, name, data, compression=zipfile.ZIP_DEFLATED):

@@ -127,6 +127,15 @@ def test_a_table_of_intensities_is_applied_and_inverted_if_asked(tmp_path):
     )
 
 
+def test_a_damaged_table_is_refused(tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [256, 0, 12]
+    table["LUTDescriptor"].VR = "US"
+    table.add_new("LUTData", "OW", bytes(512))
+    with pytest.raises(ReadError, match=r"a.dcm: has a damaged table \("):
+        read(write_dicom(tmp_path / "a.dcm", grey(), Modality="CR", ModalityLUTSequence=[table]))
+
+
 def test_colours_are_channels_in_either_planar_order(tmp_path):
     np.testing.assert_array_equal(read(write_dicom(tmp_path / "a.dcm", rgb())).pixels, np.moveaxis(rgb(), -1, 0))
     planes = np.ascontiguousarray(np.moveaxis(rgb(), -1, 0)).tobytes()
@@ -292,6 +301,15 @@ def test_frames_without_a_place_need_a_choice():
     assert first.pixels.shape == last.pixels.shape == (3, 240, 320)
     assert not np.array_equal(first.pixels, last.pixels)
     assert len(inspect(path).choices) == 30
+
+
+def test_a_damaged_place_of_a_frame_is_refused(tmp_path):
+    path = write_enhanced(tmp_path / "a.dcm", [0.0, 3.0])
+    dataset = pydicom.dcmread(path)
+    dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0].ImagePositionPatient = [1, 2]
+    dataset.save_as(path)
+    with pytest.raises(ReadError, match=r"has a damaged header \(ImagePositionPatient has 2 numbers instead of 3\)"):
+        read(path)
 
 
 @pytest.mark.parametrize("gap", ["PlanePositionSequence", "ImagePositionPatient"])

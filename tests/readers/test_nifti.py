@@ -128,9 +128,7 @@ def test_pairs_are_read_by_either_file(tmp_path, kind, names):
 def test_half_a_pair_is_refused_by_name(tmp_path, present, absent):
     nibabel.save(Nifti1Pair(VALUES, AFFINE), tmp_path / "a.img")
     (tmp_path / absent).unlink()
-    with pytest.raises(
-        ReadError, match=rf"{present}: lacks the {absent[1:]} file|{present}: is named like a NIfTI file"
-    ):
+    with pytest.raises(ReadError, match=rf"{present}: lacks the {absent[1:]} file that belongs to it"):
         read(tmp_path / present)
 
 
@@ -231,6 +229,8 @@ def test_vectors_and_complex_numbers_are_refused(tmp_path, values, reason):
         (40, "<4h", (3, -4, 5, 6), "declares the size -4 x 5 x 6, which holds no values"),
         (40, "<h", (0,), "declares the size 0, which holds no values"),
         (108, "<f", (1e12,), "declares that its voxels begin at byte 999999995904"),
+        (108, "<f", (np.nan,), r"has a damaged NIfTI header \("),
+        (252, "<2h3f", (1, 0, 5, 5, 5), r"has a damaged orientation \("),
         (40, "<4h", (3, 4, 5, 7), "is cut short: its header declares 632 bytes of intensities, and 592 are there"),
         (40, "<4h", (3, 32000, 32000, 32000), "declares 1 x 32000 x 32000 x 32000 = 32768000000000 values"),
     ],
@@ -238,6 +238,12 @@ def test_vectors_and_complex_numbers_are_refused(tmp_path, values, reason):
 def test_damaged_headers_are_refused_with_the_reason(tmp_path, place, form, values, reason):
     path = patch(save(tmp_path / "a.nii"), place, form, *values)
     with pytest.raises(ReadError, match=rf"a.nii: {reason}"):
+        read(path)
+
+
+def test_a_scale_beyond_all_numbers_is_refused(tmp_path):
+    path = patch(save(tmp_path / "a.nii", kind=Nifti2Image), 176, "<2d", 1e300, 0)
+    with pytest.raises(ReadError, match=r"a.nii: scales its values by 1e\+300 and 0.0"):
         read(path)
 
 

@@ -120,6 +120,7 @@ def test_pictures_of_different_sizes_need_a_choice(tmp_path):
             "more than a volume has",
         ),
         (np.dstack([rgb(), grey()]), {"photometric": "separated"}, "colours of the kind SEPARATED, which are not read"),
+        (STACK, {"photometric": "minisblack", "metadata": {"axes": "ZYY"}}, "has the axes ZYY, which are no picture"),
         (grey() * 1j, {}, "holds values of type complex128, not plain numbers"),
     ],
 )
@@ -147,6 +148,19 @@ def test_damaged_compressed_pixels_are_refused(tmp_path):
     data[start : start + 20] = b"\xff" * 20
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(ReadError, match=r"a.tif: is a damaged TIFF file \("):
+        read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"II+\0\x07\0\0\0" + bytes(16), r"is a damaged TIFF file \("),
+        (b"II*\0" + bytes(16), "holds no picture"),
+    ],
+)
+def test_a_beginning_of_a_tiff_file_is_refused(tmp_path, content, reason):
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ReadError, match=rf"a.tif: {reason}"):
         read(tmp_path / "a.tif")
 
 

@@ -225,11 +225,8 @@ def _whole_member(path: str, name: str, changed_ns: int, size: int) -> NDArray[n
 
     The time and the size of the file are arguments, so that a file that was changed is read again.
     """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            return _array(path, stream)
-    except _ZIP_ERRORS as error:
-        raise ReadError(path, f"is a damaged .npz file ({error})", "Copy or save it again") from error
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        return _array(path, stream)
 
 
 def _one_row(path: str, stream: _Stream, header: _Header, row: int) -> NDArray[np.generic]:

@@ -385,11 +385,9 @@ def _pixel_data(dataset: Dataset, stream: BoundedReader) -> tuple[int, int] | No
     implicit, little = dataset.original_encoding
     order = "<" if little else ">"
     start = stream.read(8 if implicit else 12)
-    if len(start) < (8 if implicit else 12):
+    if len(start) < (8 if implicit else 12) or struct.unpack(f"{order}H", start[:2])[0] != _PIXEL_GROUP:
         return None
-    group, element = struct.unpack(f"{order}HH", start[:4])
-    if group != _PIXEL_GROUP:
-        return None
+    (element,) = struct.unpack(f"{order}H", start[2:4])
     (length,) = struct.unpack(f"{order}L", start[-4:])
     place = stream.tell()
     left = stream.seek(0, io.SEEK_END) - place

@@ -203,8 +203,6 @@ def intensities(
     except DICOM_ERRORS as error:
         raise ReadError(header.path, f"has a damaged table ({one_line(error)})", "Export it again") from error
     low, high = stored_range(header)
-    if not header.float_bits and not header.signed and grey.size and int(grey.max()) > high:
-        grey = grey & np.array(high, grey.dtype)  # bits above the stored ones are an overlay
     if is_inverted(header):
         grey = low + high - grey.astype(np.int64)
     if (rescale.slope, rescale.intercept) != (1.0, 0.0):

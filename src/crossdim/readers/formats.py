@@ -4,7 +4,7 @@ import os
 from typing import Literal
 
 from crossdim.errors import ReadError
-from crossdim.readers.content import first_bytes, nifti_magic, pair_member
+from crossdim.readers.content import first_bytes, nifti_magic
 from crossdim.readers.limits import Limits, file_bytes
 
 Format = Literal["picture", "tiff", "nifti", "dicom", "npy", "npz"]
@@ -110,7 +110,7 @@ def detect(path: str, limits: Limits) -> Format:
         found = content_format(path)
     except OSError as error:
         raise ReadError(path, f"cannot be opened ({error})", "Check its permissions") from error
-    if found is None and promised == "nifti" and (_is_voxel_file(path) or path.lower().endswith((".hdr", ".hdr.gz"))):
+    if found is None and promised == "nifti" and path.lower().removesuffix(".gz").endswith((".hdr", ".img")):
         return "nifti"
     if found is None and promised is None:
         raise ReadError(path, f"is of no kind that is read; {_KINDS_READ}", "Convert it to one of these")
@@ -135,8 +135,3 @@ def is_readable(path: str) -> bool:
         return os.path.isfile(path) and content_format(path) is not None
     except OSError:
         return False
-
-
-def _is_voxel_file(path: str) -> bool:
-    name = path.lower().removesuffix(".gz")
-    return name.endswith(".img") and pair_member(path, ".hdr") is not None

@@ -48,7 +48,8 @@ def open_image(path: str, limits: Limits) -> Opened:
             with PillowImage.open(path, formats=_OPENED) as picture:
                 width, height = picture.size
                 mode, name = picture.mode, FORMATS[picture.format or "PNG"]
-                turn = int(picture.getexif().get(_ORIENTATION_TAG, 1))
+                noted = picture.getexif() if "exif" in picture.info else {}  # else Pillow unpacks a whole PNG for it
+                turn = int(noted.get(_ORIENTATION_TAG, 1))
                 frames = getattr(picture, "n_frames", 1)
     except PillowImage.DecompressionBombError as error:
         raise ReadError(path, f"is larger than Pillow reads ({error})", "Scale it down, or save it as TIFF") from error

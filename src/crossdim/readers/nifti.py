@@ -37,6 +37,7 @@ from crossdim.samples import Origin, Volume
 _LARGEST_OFFSET = 2**26
 """Headers with their extensions are far smaller."""
 
+_LARGEST_SCALE = 1e30
 _TAIL_BYTES = 2**16
 _RGB_TYPES = {3: "RGB", 4: "RGBA"}
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
@@ -204,7 +205,7 @@ def _loader(
         slope, intercept = header.get_slope_inter()
     except _HEADER_ERRORS as error:
         raise ReadError(path, f"has a damaged NIfTI header ({error})", "Export it again") from error
-    if not all(np.isfinite(number) for number in (slope, intercept) if number is not None):
+    if any(abs(number) > _LARGEST_SCALE for number in (slope, intercept) if number is not None):
         raise ReadError(path, f"scales its values by {slope} and {intercept}", "Export it again")
     if not 0 <= offset <= _LARGEST_OFFSET:
         raise ReadError(path, f"declares that its voxels begin at byte {offset}", "Export it again")
@@ -247,17 +248,13 @@ def _voxels(path: str, place: _Stored) -> tuple[NDArray[np.generic], tuple[str, 
         colours = np.stack([stored[name].transpose(2, 1, 0) for name in place.dtype.names])
         return drop_alpha(colours) if len(colours) == 4 else (colours, ())
     if (place.slope, place.intercept) != (1.0, 0.0):
-        stored = _scaled(path, stored, place)
+        stored = _scaled(stored, place)
     return stored.transpose(2, 1, 0)[None], ()
 
 
-def _scaled(path: str, stored: NDArray[np.generic], place: _Stored) -> NDArray[np.generic]:
+def _scaled(stored: NDArray[np.generic], place: _Stored) -> NDArray[np.generic]:
     wide = place.dtype.itemsize > 4 or (place.dtype.itemsize == 4 and place.dtype.kind != "f")
     kind = np.float64 if wide else np.float32
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # infinities are reported with the file's name
-            values = apply_read_scaling(stored, kind(place.slope), kind(place.intercept))
-    except ValueError as error:
-        raise ReadError(path, f"cannot be scaled ({error})", "Export it again") from error
-    return values.astype(kind, copy=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # infinities are reported with the file's name
+        return apply_read_scaling(stored, kind(place.slope), kind(place.intercept)).astype(kind, copy=False)

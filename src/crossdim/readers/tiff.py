@@ -58,9 +58,8 @@ _TIFF_ERRORS = (
 class _Complaints(logging.Handler):
     """Turns what tifffile logs as an error, and reads past, into an error: such files lack slices."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.path = path
 
     def __enter__(self) -> None:
         logging.getLogger("tifffile").addHandler(self)
@@ -69,9 +68,8 @@ class _Complaints(logging.Handler):
         logging.getLogger("tifffile").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Refuse the file."""
-        reason = f"is a damaged TIFF file ({record.getMessage()})"
-        raise ReadError(self.path, reason, "Copy or export it again")
+        """Raise what would be printed."""
+        raise tifffile.TiffFileError(record.getMessage())
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def open_tiff(path: str, select: str | None, limits: Limits) -> Opened:
     """
     stored = file_bytes(path, limits)
     try:
-        with _Complaints(path), tifffile.TiffFile(path) as file:
+        with _Complaints(), tifffile.TiffFile(path) as file:
             pictures = file.series
             index = choose_index(path, select, len(pictures), "picture")
             picture = pictures[index]
@@ -200,17 +198,11 @@ def _layout(path: str, picture: tifffile.TiffPageSeries) -> _Layout:
 def _load(path: str, index: int, layout: _Layout) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the intensities as (channels, [depth,] height, width)."""
     try:
-        with _Complaints(path), tifffile.TiffFile(path) as file:
+        with _Complaints(), tifffile.TiffFile(path) as file:
             values = _arranged(file.series[index].asarray(), layout)
     except _TIFF_ERRORS as error:
-        if isinstance(error, ReadError):
-            raise
         raise ReadError(path, f"is a damaged TIFF file ({error})", "Copy or export it again") from error
-    values, dropped = drop_alpha(values) if layout.alpha else (values, ())
-    if values.shape != layout.shape:
-        reason = f"is a damaged TIFF file (its header declares {layout.shape}, and it holds {values.shape})"
-        raise ReadError(path, reason, "Copy or export it again")
-    return values, dropped
+    return drop_alpha(values) if layout.alpha else (values, ())
 
 
 def _arranged(values: np.ndarray, layout: _Layout) -> np.ndarray:
