@@ -77,6 +77,15 @@ def test_palettes_become_colours_and_bits_become_0_and_255(tmp_path):
     np.testing.assert_array_equal(bits.pixels, np.where(grey() > 90, 255, 0)[None])
 
 
+@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "LA", "RGBA"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif"])
+def test_blank_pictures_are_whole_however_small_their_files_are(tmp_path, mode, ending):
+    if (ending == "jpg" and mode in ("P", "LA", "RGBA")) or (ending == "bmp" and mode == "LA"):
+        pytest.skip("the format has no such pictures")
+    PillowImage.new(mode, (3000, 2000)).save(tmp_path / f"blank.{ending}", compression="tiff_adobe_deflate")
+    assert read(tmp_path / f"blank.{ending}").pixels.shape[1:] == (2000, 3000)
+
+
 def test_cmyk_is_converted_with_a_warning(tmp_path):
     PillowImage.fromarray(rgb()).convert("CMYK").save(tmp_path / "print.jpg")
     image = read(tmp_path / "print.jpg")

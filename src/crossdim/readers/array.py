@@ -45,7 +45,16 @@ _MEDMNIST_PARTS = ("train", "val", "test")
 _CACHED_BYTES = 2**29
 _EXPANSION = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_EXPANSION}
 _HEADER_ERRORS = (ValueError, TypeError, KeyError, EOFError, tokenize.TokenError, RecursionError, MemoryError)
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    UnicodeError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,12 @@ def open_image(path: str, limits: Limits) -> Opened:
         ) from error
     except _PILLOW_ERRORS as error:
         raise ReadError(path, f"is damaged ({error})", "Copy or export it again") from error
-    deep = name == "PNG" and _png_depth(path) == 16
+    png_depth, png_samples = _png_layout(path) if name == "PNG" else (0, 0)
+    deep = png_depth == 16
     channels = 1 if mode in _GREY_MODES or mode.startswith("I") else 3
     check_declared(path, (channels, height, width), limits)
-    check_stored(path, channels * height * width * (2 if deep else 1), stored, _EXPANSION[name])
+    row_bits = width * (png_depth * png_samples or 8 * channels)
+    check_stored(path, height * -(-row_bits // 8), stored, _EXPANSION[name])
     remarks: tuple[str, ...] = ()
     if frames > 1:
         remarks += (f"holds {frames} pictures, of which the first is read",)
@@ -109,9 +111,11 @@ def orient(
     return np.ascontiguousarray(turned.get(tag, lambda: pixels)())
 
 
-def _png_depth(path: str) -> int:
+def _png_layout(path: str) -> tuple[int, int]:
+    """Return bits a sample and samples a pixel, by colour type (PNG specification, 11.2.1)."""
     with open(path, "rb") as stream:
-        return stream.read(25)[24]
+        depth, colour_type = stream.read(26)[24:]
+    return depth, {2: 3, 4: 2, 6: 4}.get(colour_type, 1)
 
 
 def _pixels(path: str) -> tuple[np.ndarray, tuple[str, ...]]:
