@@ -182,9 +182,9 @@ def test_a_contract_file_that_does_not_fit_is_refused(toy, toy_folder, finished,
         contract_for_run(recipe.contract, toy, recipe.model)
 
 
-def test_a_mask_that_hides_padding_only_is_refused(toy_folder, tmp_path, pretrain_recipe):
-    recipe = pretrain_recipe("masking.volume_ratio=0.1", "contract.volume_size=[32, 64, 64]")
-    with pytest.raises(RecipeError, match=r"'masking.volume_ratio': hides padding only"):
+def test_a_mask_that_hides_nothing_is_refused(toy_folder, tmp_path, pretrain_recipe):
+    recipe = pretrain_recipe("masking.volume_ratio=0.0")
+    with pytest.raises(RecipeError, match=r"'masking.volume_ratio': hides no volume token that holds data"):
         pretrain.run(toy_folder / "both.jsonl", tmp_path / "run", recipe, silent=True)
 
 

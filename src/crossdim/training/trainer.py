@@ -324,8 +324,8 @@ class RunTrainer(Trainer):
             if shares.get(f"hidden/{kind}") == 0:
                 raise RecipeError(
                     f"'masking.{kind}_ratio'",
-                    f"hides padding only: {shares['padded_tokens']:.0%} of all tokens are padding",
-                    f"Choose a smaller contract.{kind}_size, or a larger ratio",
+                    f"hides no {kind} token that holds data, so there is nothing to learn",
+                    f"Choose a larger ratio, or a larger contract.{kind}_size",
                 )
         self._checked = True
 
