@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from crossdim import __version__
 from crossdim.cli import conversion, evaluation, inspection, preparation, system, training, use
-from crossdim.cli.console import examples
+from crossdim.cli.console import complain, examples
 from crossdim.errors import CrossdimError
 
 
@@ -28,16 +28,12 @@ class _OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except CrossdimError as error:
-            typer.echo(f"crossdim: {_one_line(error)}", err=True)
+            complain(error)
             raise typer.Exit(2) from error
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 def _report_unexpected(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-    typer.echo(f"crossdim: {kind.__name__}: {_one_line(error)} (add --debug for the traceback)", err=True)
+    complain(f"{kind.__name__}: {error} (add --debug for the traceback)")
 
 
 app = typer.Typer(

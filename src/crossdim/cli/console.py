@@ -29,6 +29,15 @@ def examples(*commands: str) -> str:
     return "\n\n".join(["**Examples**", *(f"- `{command}`" for command in commands)])
 
 
+def complain(error: BaseException | str) -> None:
+    """Print one line on stderr that says what went wrong.
+
+    Args:
+        error: The error, or what to say.
+    """
+    typer.echo(f"crossdim: {' '.join(str(error).split())}", err=True)
+
+
 def print_json(data: Any) -> None:
     """Print one JSON object on a line of its own; numbers that JSON lacks (NaN, infinity) become null.
 

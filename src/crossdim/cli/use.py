@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from crossdim.cli.console import Device, Json, bar, examples, load_model, print_json
+from crossdim.cli.console import Device, Json, bar, complain, examples, load_model, print_json
 from crossdim.errors import CrossdimError, ReadError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _each(sources: list[str], ask: Callable[[str], Answer], what: str) -> tuple[
 
 def _report(refused: list[CrossdimError]) -> None:
     for error in refused:
-        typer.echo(f"crossdim: {error}", err=True)
+        complain(error)
     if refused:
         raise typer.Exit(2)
 
