@@ -1,7 +1,7 @@
 """RetinaMNIST from scratch and after mixed pre-training, on a small budget (a reduced configuration, named as such).
 
-    python -m benchmarks.retinamnist --data ../shared/data                # every run that is not there yet, then the table
-    python -m benchmarks.retinamnist --data ../shared/data --held-out other/manifest.jsonl --task grade
+    python -m benchmarks.retinamnist --data DATA      # runs that are not there; then benchmarks.tables
+    python -m benchmarks.retinamnist --data DATA --held-out other/manifest.jsonl --task grade
 
 Arms: ``scratch`` (fine-tuning of random weights), ``pretrained`` (the same fine-tuning after masked pre-training on the
 unlabelled RetinaMNIST training images together with the hippocampus MR volumes), ``chance`` (the training split's class
@@ -23,6 +23,7 @@ from crossdim.datasets.manifest import Header, Manifest
 from crossdim.datasets.medmnist import from_medmnist
 from crossdim.metrics.classification import evaluate_classification
 from crossdim.training import finetune, pretrain
+from crossdim.training.provenance import git_commit
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import load_recipe
 
@@ -47,7 +48,7 @@ PRETRAIN = (
     "mixing.volumes=4",
     "optimisation.base_learning_rate=2e-3",
     "optimisation.epochs=null",
-    "optimisation.steps=1000",
+    "optimisation.steps=500",
     "logging.log_every=50",
     "logging.save_every=250",
     "health.picture_every=500",
@@ -64,9 +65,9 @@ FINETUNE = (
     "augmentation.rotation_deg=30",
     "batch.images=32",
     "optimisation.base_learning_rate=2e-3",
-    "optimisation.epochs=15",
+    "optimisation.epochs=8",
     "selection.metric=auc",
-    "selection.patience=10",
+    "selection.patience=null",
 )
 SCRATCH = (*MODEL, *FINETUNE, "adaptation.layer_decay=1.0")
 
@@ -176,6 +177,7 @@ def run_one(data: Path, work: Path, out: Path, arm: str, seed: int, target: Mani
         "pretraining": list(PRETRAIN) if arm == "pretrained" else None,
         "data_sha256": target.data_hash(),
         "crossdim": crossdim.__version__,
+        "commit": git_commit(),
         "seconds": round(time.monotonic() - started, 1),
         "report": report.to_dict(),
         "labels": {record.id: int(label) for record, label in zip(target.records, labels, strict=True)},

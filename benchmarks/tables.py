@@ -36,9 +36,10 @@ python -m benchmarks.retinamnist --data $CROSSDIM_DATA && python -m benchmarks.t
 
 RetinaMNIST (MedMNIST v2, 28 x 28 pixels, five ordered grades of diabetic retinopathy), official parts: 1,080 training,
 120 validation, 400 test images. The encoder is the tiny preset cut to 6 layers, patch 4. `pretrained` saw the training
-images without their labels together with 200 hippocampus MR volumes ({steps} mixed steps); both arms are then fine-tuned
-alike, the epoch chosen by AUC on the validation part, and the test part is evaluated once. `chance` gives everyone the class
-frequencies of the training part. Intervals: 95 %, bootstrap over the test images.
+images without their labels together with 200 hippocampus MR volumes ({steps} mixed steps). Both arms are then
+fine-tuned alike (8 passes; the encoder that was pre-trained with a layer decay of 0.75), the pass chosen by AUC on the
+validation part. `chance` gives everyone the class frequencies of the training part. Intervals: 95 %, bootstrap over the
+test images.
 
 {rows}
 
@@ -131,7 +132,7 @@ def _verdict(differences: list) -> str:
     above = sum(e.low > 0 for e in differences)
     below = sum(e.high < 0 for e in differences)
     if above == below == 0:
-        return f"In none of the {len(differences)} seeds does the interval of the AUC's difference exclude zero: **noise**."
+        return f"No seed's AUC interval excludes zero ({len(differences)} seeds): the difference is **noise**."
     return (
         f"The interval of the AUC's difference lies above zero in {above} and below zero in {below} of the "
         f"{len(differences)} seeds."

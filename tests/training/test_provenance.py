@@ -1,4 +1,6 @@
 import json
+import shlex
+import sys
 
 import pytest
 
@@ -30,7 +32,7 @@ def test_a_run_says_what_it_was_made_of(tmp_path):
     assert session["start"] <= session["end"]
     assert {"python", "torch", "transformers", "crossdim"} <= session["versions"].keys()
     assert {"cores", "memory_gib", "processes"} <= session["hardware"].keys()
-    assert "pytest" in session["command"]
+    assert session["command"] == shlex.join(sys.argv)
     assert load_recipe(tmp_path / "run" / "recipe.yaml", PretrainRecipe) == PretrainRecipe()
 
 

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 
-from crossdim.encoders.transformer import TransformerEncoder, TransformerShape
+from crossdim.encoders.transformer import TransformerEncoder
 from crossdim.errors import ContractError
 from crossdim.heads.classification import ClassificationHead, Problem, classification_loss, probabilities
 from crossdim.heads.gradients import GradientTarget, image_gradient, volume_gradient
@@ -168,17 +168,7 @@ class Uni4EyeModel(Uni4EyePreTrainedModel):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.positions = _positions(config, config.hidden_size)
-        self.encoder = TransformerEncoder(
-            TransformerShape(
-                config.hidden_size,
-                config.num_hidden_layers,
-                config.num_attention_heads,
-                config.intermediate_size,
-                config.qkv_bias,
-                config.layer_norm_eps,
-                config.drop_path_rate,
-            )
-        )
+        self.encoder = TransformerEncoder(config.encoder_shape())
         self.post_init()
 
     def grid(self, pixel_values: Float[Tensor, "batch channels *spatial"]) -> Grid:
@@ -269,14 +259,7 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
     def __init__(self, config: Uni4EyeConfig) -> None:
         super().__init__(config)
         self.uni4eye = Uni4EyeModel(config)
-        shape = TransformerShape(
-            config.decoder_hidden_size,
-            config.decoder_num_hidden_layers,
-            config.decoder_num_attention_heads,
-            config.decoder_intermediate_size,
-            config.qkv_bias,
-            config.layer_norm_eps,
-        )
+        shape = config.decoder_shape()
         square, cube = prod(pair(config.patch_size)), prod(triple(config.volume_patch_size))
         maps = 3 if config.gradient_target == "uint8_chw" else 1
         self.decoder_positions = _positions(config, config.decoder_hidden_size)
@@ -287,9 +270,8 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
             ReconstructionDecoder(config.hidden_size, shape, square * maps, cube) if config.gradient_decoder else None
         )
         names = ["shared"] if config.shared_decoder_norm else ["intensity"] + ["gradient"] * config.gradient_decoder
-        self.decoder_norm = nn.ModuleDict(
-            {name: nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps) for name in names}
-        )
+        norms = {name: nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps) for name in names}
+        self.decoder_norm = nn.ModuleDict(norms)
         self.post_init()
 
     def forward(

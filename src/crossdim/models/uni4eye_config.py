@@ -5,6 +5,7 @@ from typing import Any, Literal, no_type_check
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from crossdim.encoders.transformer import TransformerShape
 from crossdim.errors import ContractError, nearest
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -162,6 +163,29 @@ class Uni4EyeConfig(PreTrainedConfig):
         self.volume_size, self.volume_patch_size = triple(self.volume_size), triple(self.volume_patch_size)
         self.volume_mask_block = triple(self.volume_mask_block)
         super().__post_init__(**kwargs)
+
+    def encoder_shape(self) -> TransformerShape:
+        """Return the sizes of the encoder."""
+        return TransformerShape(
+            self.hidden_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.qkv_bias,
+            self.layer_norm_eps,
+            float(self.drop_path_rate),
+        )
+
+    def decoder_shape(self) -> TransformerShape:
+        """Return the sizes of each decoder."""
+        return TransformerShape(
+            self.decoder_hidden_size,
+            self.decoder_num_hidden_layers,
+            self.decoder_num_attention_heads,
+            self.decoder_intermediate_size,
+            self.qkv_bias,
+            self.layer_norm_eps,
+        )
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "Uni4EyeConfig":
