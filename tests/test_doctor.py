@@ -5,16 +5,15 @@ from pathlib import Path
 import pytest
 
 from crossdim import doctor
-from crossdim.doctor import Check, Codec, Device, Extra, Folder
+from crossdim.doctor import Check, Device, Folder
 
 PROCESSOR = Device("toy", "cpu", 16.0, bf16=True)
 GPU = Device("toy", "cuda", 80.0, bf16=True)
-DICOM = Extra("dicom", (), "python -m pip install 'crossdim[dicom]'")
 WORKING = Folder("working", "here", writable=True, free_gib=10.0)
 
 
-def advice(device=GPU, codecs=(), folders=(WORKING,), checks=()):
-    return " | ".join(doctor.advise((device,), (DICOM,), codecs, folders, checks))
+def advice(device=GPU, folders=(WORKING,), checks=()):
+    return " | ".join(doctor.advise((device,), folders, checks))
 
 
 def test_the_self_test_passes_on_this_installation():
@@ -51,22 +50,11 @@ def test_a_failed_check_or_a_read_only_folder_is_unhealthy():
 
 def test_every_extra_is_listed_with_what_is_missing_and_how_to_get_it(monkeypatch):
     found = {extra.name: extra for extra in doctor.find_extras()}
-    assert {"dicom", "demo", "points", "serve", "tensorboard", "docs", "test"} == set(found)
+    assert {"demo", "points", "serve", "tensorboard", "docs", "test"} == set(found)
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     missing = {extra.name: extra for extra in doctor.find_extras()}
     assert missing["demo"].missing == ("nilearn", "scikit-image")
     assert missing["demo"].command == "python -m pip install 'crossdim[demo]'"
-
-
-def test_the_packages_of_the_test_extra_decode_every_compressed_dicom_syntax():
-    codecs = doctor.find_codecs()
-    assert len(codecs) == len(doctor.COMPRESSED_SYNTAXES)
-    assert [codec.syntax for codec in codecs if not codec.decoders] == []
-
-
-def test_a_syntax_without_a_decoder_is_named_with_the_command_that_adds_one():
-    assert advice(codecs=(Codec("JPEG-LS", "1.2", ("gdcm",)),)) == ""
-    assert "cannot be read: HTJ2K. To read them: python -m pip" in advice(codecs=(Codec("HTJ2K", "1.2", ()),))
 
 
 def test_the_processor_is_always_a_device_and_comes_last():

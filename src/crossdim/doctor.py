@@ -22,24 +22,7 @@ REPORTED_PACKAGES = (
     "numpy",
     "nibabel",
     "pydicom",
-    "highdicom",
 )
-COMPRESSED_SYNTAXES = (
-    "JPEGBaseline8Bit",
-    "JPEGExtended12Bit",
-    "JPEGLossless",
-    "JPEGLosslessSV1",
-    "JPEGLSLossless",
-    "JPEGLSNearLossless",
-    "JPEG2000Lossless",
-    "JPEG2000",
-    "HTJ2KLossless",
-    "HTJ2KLosslessRPCL",
-    "HTJ2K",
-    "RLELossless",
-    "DeflatedExplicitVRLittleEndian",
-)
-"""Keywords of pydicom.uid, for every syntax that pydicom has a decoder for."""
 
 GIBIBYTE = 2**30
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -66,15 +49,6 @@ class Extra:
     name: str
     missing: tuple[str, ...]
     command: str
-
-
-@dataclass(frozen=True)
-class Codec:
-    """A DICOM transfer syntax and the installed packages that decode it (none: such files cannot be read)."""
-
-    syntax: str
-    uid: str
-    decoders: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +80,6 @@ class Diagnosis:
     devices: tuple[Device, ...]
     cpu_cores: int
     extras: tuple[Extra, ...]
-    codecs: tuple[Codec, ...]
     folders: tuple[Folder, ...]
     checks: tuple[Check, ...]
     advice: tuple[str, ...]
@@ -125,7 +98,6 @@ def run(self_test: bool = True) -> Diagnosis:
     """
     devices = find_devices()
     extras = find_extras()
-    codecs = find_codecs()
     folders = find_folders()
     checks = tuple(run_checks()) if self_test else ()
     versions = {name: _version(name) for name in REPORTED_PACKAGES}
@@ -135,10 +107,9 @@ def run(self_test: bool = True) -> Diagnosis:
         devices=devices,
         cpu_cores=usable_cores(),
         extras=extras,
-        codecs=codecs,
         folders=folders,
         checks=checks,
-        advice=tuple(advise(devices, extras, codecs, folders, checks)),
+        advice=tuple(advise(devices, folders, checks)),
     )
 
 
@@ -185,20 +156,6 @@ def find_extras() -> tuple[Extra, ...]:
         missing = tuple(sorted(r.name for r in wanted if r.name != "crossdim" and _version(r.name) is None))
         extras.append(Extra(name, missing, f"python -m pip install 'crossdim[{name}]'"))
     return tuple(extras)
-
-
-def find_codecs() -> tuple[Codec, ...]:
-    """Return every compressed DICOM transfer syntax with the decoders that are installed for it."""
-    import pydicom.uid
-    from pydicom.pixels import get_decoder
-
-    codecs = []
-    for keyword in COMPRESSED_SYNTAXES:
-        uid = getattr(pydicom.uid, keyword)
-        decoder = get_decoder(uid)
-        built_in = ("pydicom",) if decoder.is_available and not decoder.is_encapsulated else ()
-        codecs.append(Codec(uid.name, str(uid), built_in or tuple(decoder.available_plugins)))
-    return tuple(codecs)
 
 
 def find_folders() -> tuple[Folder, ...]:
@@ -288,8 +245,6 @@ def _train_one_step() -> str:
 
 def advise(
     devices: tuple[Device, ...],
-    extras: tuple[Extra, ...],
-    codecs: tuple[Codec, ...],
     folders: tuple[Folder, ...],
     checks: tuple[Check, ...],
 ) -> Iterator[str]:
@@ -297,8 +252,6 @@ def advise(
 
     Args:
         devices: What models can run on.
-        extras: Optional packages.
-        codecs: DICOM decoders.
         folders: Folders that are written to.
         checks: Results of the self-test.
     """
@@ -318,10 +271,6 @@ def advise(
             yield f"less than 1 GiB is left in the {folder.purpose} folder {folder.path}: free some space"
     if devices[0].kind == "cpu":
         yield from _advise_without_accelerator(devices[0])
-    unreadable = [codec.syntax for codec in codecs if not codec.decoders]
-    if unreadable:
-        command = next(extra.command for extra in extras if extra.name == "dicom")
-        yield f"DICOM files in these syntaxes cannot be read: {', '.join(unreadable)}. To read them: {command}"
 
 
 _REMEDY_FOR_FOLDER = {

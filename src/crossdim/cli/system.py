@@ -62,8 +62,6 @@ def _facts(diagnosis: "Diagnosis") -> Iterator[tuple[str, str]]:
     for extra in diagnosis.extras:
         state = f"missing {', '.join(extra.missing)}: {extra.command}" if extra.missing else "installed"
         yield f"Extra {extra.name}", state
-    for codec in diagnosis.codecs:
-        yield "DICOM", f"{codec.syntax}: {', '.join(codec.decoders) or 'no decoder'}"
     for folder in diagnosis.folders:
         state = f"{folder.free_gib:.0f} GiB free" if folder.writable else "not writable"
         yield f"Folder, {folder.purpose}", f"{folder.path}, {state}"

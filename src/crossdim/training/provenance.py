@@ -22,7 +22,7 @@ from crossdim.outputs.files import write_atomic
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import differences, load_recipe, recipe_text
 
-PACKAGES = ("crossdim", "torch", "transformers", "accelerate", "peft", "numpy", "nibabel", "pydicom", "highdicom")
+PACKAGES = ("crossdim", "torch", "transformers", "accelerate", "peft", "numpy", "nibabel", "pydicom")
 FREE_TO_CHANGE = ("hardware.workers", "hardware.cache_gib", "logging.report_to", "logging.keep_checkpoints")
 """Recipe keys that a resumed run may change, because no number depends on them."""
 
