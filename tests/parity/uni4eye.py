@@ -50,8 +50,8 @@ def _gradient_maps(images: Tensor) -> Values:
     grey = luminance(images[:1])
     yield "dual2d.edge_u8", image_gradient(images, "uint8")
     yield "sobel.gray", grey[0, 0]
-    yield "sobel.absgx_u8", sobel_uint8(grey, 3)[0, 0]
-    yield "sobel.absgy_u8", sobel_uint8(grey, 2)[0, 0]
+    yield "sobel.absgx_u8", sobel_uint8(grey)[0, 0, 1]
+    yield "sobel.absgy_u8", sobel_uint8(grey)[0, 0, 0]
     yield "sobel.chw_u8", image_gradient(images[:1], "uint8_chw")[0]
 
 

@@ -9,12 +9,12 @@ Differs from the authors' code: they round to uint8 inside (their map reaches 48
 ``"uint8_chw"``. They released no gradient for volumes; ours is new.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 GradientTarget = Literal["float", "uint8", "uint8_chw"]
 
@@ -37,38 +37,32 @@ def luminance(pixels: Float[Tensor, "batch channels height width"]) -> Float[Ten
     return (LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue)[:, None]
 
 
-def _filter_axis(values: Tensor, taps: Sequence[float], axis: int) -> Tensor:
-    """Correlate one spatial axis with five taps; the border mirrors without repeating the edge."""
-    length = values.shape[axis]
-    places = torch.arange(-2, length + 2, device=values.device)
-    if length > 2:
-        places = (length - 1) - ((length - 1) - places.abs()).abs()
-    padded = values.index_select(axis, places.clamp(0, length - 1))
-    # Shifted sums: a convolution with one channel and five taps is several times slower on a CPU.
-    parts = [padded.narrow(axis, shift, length) * tap for shift, tap in enumerate(taps) if tap]
-    return torch.stack(parts).sum(dim=0)
+def sobel(values: Float[Tensor, "batch channels *spatial"]) -> Float[Tensor, "batch channels axes *spatial"]:
+    """Return the five-tap Sobel derivative along each axis, smoothed along the others, with integer kernels.
 
-
-def sobel(values: Float[Tensor, "batch channels *spatial"], axis: int) -> Float[Tensor, "batch channels *spatial"]:
-    """Return the five-tap Sobel derivative along one axis, smoothed along the others, with integer kernels.
+    The border mirrors without repeating the edge; where an axis is too thin for that, the edge is repeated.
 
     Args:
         values: Two or three spatial axes.
-        axis: Index of the derived axis in the tensor.
     """
-    for other in range(2, values.ndim):
-        values = _filter_axis(values, DERIVE if other == axis else SMOOTH, other)
-    return values
+    size = values.shape[2:]
+    rank = len(size)
+    derive, smooth = (torch.tensor(taps, dtype=values.dtype, device=values.device) for taps in (DERIVE, SMOOTH))
+    letters = "ijk"[:rank]
+    outer = f"{','.join(letters)}->{letters}"
+    kernels = [torch.einsum(outer, *(derive if axis == way else smooth for axis in range(rank))) for way in range(rank)]
+    padded = F.pad(values.flatten(0, 1)[:, None], (2,) * (2 * rank), mode="reflect" if min(size) > 2 else "replicate")
+    convolve = F.conv2d if rank == 2 else F.conv3d
+    return convolve(padded, torch.stack(kernels)[:, None]).unflatten(0, values.shape[:2])
 
 
-def sobel_uint8(grey: Float[Tensor, "batch channels height width"], axis: int) -> Tensor:
-    """Return the absolute derivative as the authors store it: rounded half to even, clipped to 255.
+def sobel_uint8(grey: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels 2 height width"]:
+    """Return the absolute derivatives as the authors store them: rounded half to even, clipped to 255.
 
     Args:
         grey: Images in [0, 1].
-        axis: 2 for the vertical derivative, 3 for the horizontal one.
     """
-    return sobel(grey, axis).round().clamp(-32768, 32767).abs().clamp(max=255)
+    return sobel(grey).round().clamp(-32768, 32767).abs().clamp(max=255)
 
 
 def image_gradient(
@@ -85,11 +79,10 @@ def image_gradient(
     """
     pixels = pixels.float()
     if target == "float":
-        grey = luminance(pixels)
-        return (sobel(grey, 3).abs() + sobel(grey, 2).abs()) * (0.5 * edge_scale)
+        return sobel(luminance(pixels)).abs().mean(dim=2) * edge_scale
     # The second recipe reads (channels, height, width) as (height, width, channels): "x" is image rows, "y" is colour.
     grey = luminance(pixels) if target == "uint8" else pixels.permute(0, 3, 1, 2)
-    both = (0.5 * sobel_uint8(grey, 3) + 0.5 * sobel_uint8(grey, 2)).round()
+    both = sobel_uint8(grey).mean(dim=2).round()
     return both if target == "uint8" else both.permute(0, 2, 3, 1)
 
 
@@ -104,5 +97,5 @@ def volume_gradient(
     """
     voxels = voxels.float()
     scale = edge_scale / sum(SMOOTH)
-    squares = torch.stack([sobel(voxels, axis).mul(scale).square() for axis in (2, 3, 4)]).sum(dim=0)
+    squares = sobel(voxels).mul(scale).square().sum(dim=2)
     return squares.clamp_min(1e-12).sqrt().mean(dim=1, keepdim=True)

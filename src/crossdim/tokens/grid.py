@@ -11,7 +11,6 @@ from itertools import chain
 from math import prod
 from typing import Literal
 
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -158,16 +157,12 @@ class UnifiedPatchEmbed(nn.Module):
         Args:
             values: A batch of images or of volumes.
         """
-        patch = self.patch_of(values)
+        self.patch_of(values)
         if values.ndim == 4:
-            kernel, bias = self.image.weight, self.image.bias
+            tokens = self.image(values)
         elif self.volume is not None:
-            kernel, bias = self.volume.weight, self.volume.bias
+            tokens = self.volume(values)
         else:
-            kernel, bias = (
-                inflate_kernel(self.image.weight, self.volume_channels, self.volume_patch),
-                self.image.bias,
-            )
-        # A convolution whose stride is its kernel is one matrix product over patches, and faster as one on a CPU.
-        flat = rearrange(kernel, "dim channels ... -> dim (...) channels").flatten(1)
-        return F.linear(patchify(values, patch).to(flat.dtype), flat, bias)
+            kernel = inflate_kernel(self.image.weight, self.volume_channels, self.volume_patch)
+            tokens = F.conv3d(values, kernel, self.image.bias, self.volume_patch)
+        return tokens.flatten(2).transpose(1, 2)
