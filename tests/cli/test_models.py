@@ -151,13 +151,6 @@ def test_a_checkpoint_is_converted_and_every_key_accounted_for(crossdim, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_demo_tells_its_story(crossdim, tmp_path):
-    result = crossdim("demo", "--out", tmp_path / "demo")
-    assert result.exit_code == 0, result.stderr
-    assert list(tmp_path.glob("demo/**/report.html"))
-
-
-@pytest.mark.slow
 def test_real_photographs_and_real_volumes_become_a_grader_and_features(crossdim, crossdim_data, tmp_path):
     """The story of the README on IDRiD photographs and hippocampus MR volumes."""
     mixed = tmp_path / "mixed"

@@ -49,8 +49,17 @@ def test_a_run_leaves_a_classifier_that_predicts(finished, toy):
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
 
 
-def test_the_contract_is_the_encoder_s(finished, encoder):
-    assert PreprocessingContract.from_pretrained(finished) == PreprocessingContract.from_pretrained(encoder)
+def test_the_contract_is_the_encoder_s_for_the_kind_that_has_labels(finished, encoder):
+    ours, theirs = (PreprocessingContract.from_pretrained(folder) for folder in (finished, encoder))
+    assert ours.volume == theirs.volume
+    assert theirs.image is not None
+    assert ours.image is None
+
+
+def test_a_kind_that_had_no_labels_is_refused_at_inference(finished, toy):
+    record = next(record for record in toy.records if record.kind == "image")
+    with pytest.raises(ContractError, match="is an image, and the contract knows volumes only"):
+        crossdim.load(finished).predict(toy.resolve(record)[0])
 
 
 def test_the_best_checkpoint_on_validation_is_the_final_model(finished):

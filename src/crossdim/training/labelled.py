@@ -100,6 +100,8 @@ def starting_point(
         config = Uni4EyeConfig.from_pretrained(encoder)
     kinds = {record.kind for record in parts.labelled.records}
     check_fit(contract, kinds, patches_of(config), str(encoder or "contract"))
+    # A classifier knows nothing of a kind that had no labels, whatever its encoder has seen: let inference refuse it.
+    contract = contract.model_copy(update={kind: None for kind in ("image", "volume") if kind not in kinds})
     names = dict(enumerate(parts.about.classes))
     config.id2label, config.label2id = names, {name: place for place, name in names.items()}
     config.task, config.problem = parts.task, parts.about.kind
