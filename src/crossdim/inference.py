@@ -23,6 +23,7 @@ from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.readers import read_channels
 from crossdim.samples import Prediction
 from crossdim.training.checkpoints import last_complete
+from crossdim.training.progress import quiet_transformers
 from crossdim.transforms.collate import padding_mask
 from crossdim.transforms.contract import Prepared, PreprocessingContract
 
@@ -45,7 +46,8 @@ def load(run_or_checkpoint: Source, device: str | None = None) -> "Predictor":
     config = Uni4EyeConfig.from_pretrained(folder)
     names = config.architectures or []
     classifies = Uni4EyeForImageClassification.__name__ in names
-    model = (Uni4EyeForImageClassification if classifies else Uni4EyeModel).from_pretrained(folder)
+    with quiet_transformers():
+        model = (Uni4EyeForImageClassification if classifies else Uni4EyeModel).from_pretrained(folder)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = model.eval()
     torch.nn.Module.to(model, chosen)
