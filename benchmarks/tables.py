@@ -39,7 +39,8 @@ RetinaMNIST (MedMNIST v2, 28 x 28 pixels, five ordered grades of diabetic retino
 images without their labels together with 200 hippocampus MR volumes ({steps} mixed steps). Both arms are then
 fine-tuned alike (8 passes; the encoder that was pre-trained with a layer decay of 0.75), the pass chosen by AUC on the
 validation part. `chance` gives everyone the class frequencies of the training part. Intervals: 95 %, bootstrap over the
-test images. Seconds: one thread, on a machine that was doing other things. `--held-out MANIFEST` evaluates on other data.
+test images. Seconds: one thread, on a machine that was doing other things. `--held-out MANIFEST` evaluates on other
+data.
 
 {rows}
 
