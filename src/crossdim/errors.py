@@ -4,9 +4,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from os import PathLike
 
+LONGEST_REASON = 600
+"""Characters of a reason that are shown: damaged files put anything into their headers."""
+
 
 class CrossdimError(ValueError):
-    """A mistake a user can make and mend.
+    """A mistake a user can make and mend; its text is one line of printable characters, whatever a file holds.
 
     Args:
         subject: The file, key or value that is wrong.
@@ -18,7 +21,9 @@ class CrossdimError(ValueError):
         self.subject = str(subject)
         self.reason = reason
         self.remedy = remedy
-        super().__init__(f"{self.subject}: {reason}. {remedy}.")
+        shown = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+        message = f"{self.subject}: {shown}. {remedy}."
+        super().__init__("".join(sign if sign.isprintable() else " " for sign in message))
 
 
 class ReadError(CrossdimError):
