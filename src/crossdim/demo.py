@@ -1,7 +1,7 @@
 """The whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, report.
 
 Real pictures and volumes are those that scikit-image and nilearn ship; the labelled ones are drawn by
-:mod:`crossdim.datasets.synthetic`. Everything is computed here and now, on a budget of three minutes on two cores; the
+crossdim.datasets.synthetic. Everything is computed here and now, on a budget of three minutes on two cores; the
 same command goes on where a stopped one was.
 """
 
