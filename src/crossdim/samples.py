@@ -85,3 +85,43 @@ class Prediction:
     """The class with the largest probability; for multi-label tasks every class above one half."""
     probabilities: dict[str, float]
     details: dict[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """How much one slice mattered to an answer.
+
+    Attributes:
+        score: Share of the attention over all slices, 0 to 1.
+        index: Slice number in the file, along ``axis`` of its array; None where the model saw padding.
+        axis: Axis of the file's array behind the channels: 0 depth, 1 height, 2 width.
+        position_mm: Centre of the slice in the patient, RAS+ millimetres.
+    """
+
+    score: float
+    index: int | None
+    axis: int
+    position_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered about one or several volumes or images.
+
+    Attributes:
+        paths: What was asked about.
+        question: As it was asked.
+        text: The answer.
+        probabilities: For closed questions: each choice and its probability, most probable first.
+        slices: For each volume, in order, the score of every slice the model saw, from the first to the last.
+        tokens: Number of generated tokens; 0 where a choice was taken.
+        complete: Whether the answer ended by itself, not because there was no more room.
+    """
+
+    paths: tuple[str, ...]
+    question: str
+    text: str
+    probabilities: dict[str, float] = field(default_factory=dict)
+    slices: tuple[tuple[SliceScore, ...], ...] = ()
+    tokens: int = 0
+    complete: bool = True

@@ -103,7 +103,7 @@ def test_paths_keep_their_selectors_and_masks_resolve_too(data, tmp_path):
         (RECORD | {"patient": "p"}, r"line 2, field 'patient': is not known here. Did you mean 'patient_id'"),
         ({"id": "a"}, r"line 2, field 'patient_id': is missing. Add it"),
         (RECORD | {"id": 7}, r"line 2, field 'id': input should be a valid string, not 7"),
-        (RECORD | {"paths": []}, r"line 2, field 'paths': .*at least 1 item"),
+        (RECORD | {"paths": []}, r"line 2: paths: a record of kind '.*' needs at least one file, and this one has 0"),
         (RECORD | {"split": "valid"}, r"field 'split': .*not \"valid\". Did you mean 'val'"),
         (RECORD | {"kind": "volumes"}, r"field 'kind': .*not \"volumes\". Did you mean 'volume'"),
         (RECORD | {"labels": {"grade": "2"}}, r"field 'labels.grade': input should be a valid integer, not \"2\""),

@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from crossdim.datasets.dialogue import Dialogue
 from crossdim.errors import ReadError, RecipeError, nearest
 from crossdim.readers.selector import split_selector
 
@@ -81,19 +82,35 @@ class Record(_Strict):
         id: Unique in the manifest.
         patient_id: Records with the same one never lie in different splits.
         split: The part of the data it belongs to, or None before a split was made.
-        kind: Whether it is read as an image or as a volume.
+        kind: Whether it is read as an image or as a volume; ``text`` has no file, only dialogues.
         paths: Files relative to the manifest's root, with ``#selector`` where needed; several are channels.
         labels: Task name to class index (to a tuple of indices, rising, for multilabel). A task left out is unknown.
         extra: Anything else worth keeping; ``segmentation…`` keys hold paths of masks.
+        dialogues: Questions and answers about the sample.
+        more: Further images or volumes of the same kind that the dialogues are about, each with its own paths.
     """
 
     id: str = Field(min_length=1)
     patient_id: str = Field(min_length=1)
     split: SplitName | None = None
-    kind: Literal["image", "volume"]
-    paths: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["image", "volume", "text"]
+    paths: tuple[str, ...] = ()
     labels: Labels = {}
     extra: dict[str, str | float | int] = {}
+    dialogues: tuple[Dialogue, ...] = ()
+    more: tuple[tuple[str, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _files_where_needed(self) -> "Record":
+        if (self.kind == "text") == bool(self.paths):
+            needs = "no file" if self.kind == "text" else "at least one file"
+            raise ValueError(f"paths: a record of kind '{self.kind}' needs {needs}, and this one has {len(self.paths)}")
+        if any(not paths for paths in self.more) or (self.more and self.kind == "text"):
+            raise ValueError("every entry of 'more' needs at least one file, and a text record has none")
+        names = [dialogue.id for dialogue in self.dialogues]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two dialogues have the same id ({max(names, key=names.count)})")
+        return self
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,15 @@ class Manifest:
         """
         return tuple(self.absolute(path) for path in record.paths)
 
+    def resolve_all(self, record: Record) -> tuple[tuple[str, ...], ...]:
+        """Return the absolute paths of every image or volume of a record: its own, then ``more``.
+
+        Args:
+            record: A record of this manifest.
+        """
+        groups = ((record.paths,) if record.paths else ()) + record.more
+        return tuple(tuple(self.absolute(path) for path in paths) for paths in groups)
+
     def absolute(self, path: str) -> str:
         """Return the absolute form of a path relative to the root (such as ``extra["segmentation"]``).
 
@@ -232,7 +258,8 @@ class Manifest:
         """SHA-256 of what the manifest says, wherever it and its data lie: header without root, then the records."""
         digest = hashlib.sha256(_canonical(self.header.model_dump(exclude={"root"})))
         for record in self.records:
-            digest.update(_canonical(record.model_dump()))
+            unused = {name for name in ("dialogues", "more") if not getattr(record, name)}
+            digest.update(_canonical(record.model_dump(exclude=unused)))  # as before there were dialogues
         return digest.hexdigest()
 
     def data_hash(self, progress: Progress | None = None) -> str:
@@ -247,7 +274,8 @@ class Manifest:
         Raises:
             ReadError: If a file is missing.
         """
-        sources = sorted({source_of(path) for record in self.records for path in self.resolve(record)})
+        groups = (paths for record in self.records for paths in self.resolve_all(record))
+        sources = sorted({source_of(path) for paths in groups for path in paths})
         digest = hashlib.sha256(self.sha256.encode())
         for done, source in enumerate(sources, 1):
             for file in _files_of(source):

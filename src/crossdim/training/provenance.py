@@ -96,7 +96,9 @@ def stamp(manifest: Manifest) -> str:
         manifest: The data.
     """
     digest = hashlib.sha256(manifest.sha256.encode())
-    for source in sorted({source_of(path) for record in manifest.records for path in manifest.resolve(record)}):
+    for source in sorted(
+        {source_of(path) for record in manifest.records for paths in manifest.resolve_all(record) for path in paths}
+    ):
         for file in sorted(Path(source).iterdir()) if os.path.isdir(source) else [Path(source)]:
             if file.exists():
                 state = file.stat()
