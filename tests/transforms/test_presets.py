@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from crossdim.errors import ContractError
 from crossdim.transforms.intensity import PercentileIntensity, RangeIntensity, WindowIntensity
@@ -8,6 +10,7 @@ from crossdim.transforms.presets import (
     contract_for,
     for_ct,
     for_images,
+    for_med2e3,
     for_mr,
     image_contract,
 )
@@ -176,3 +179,27 @@ def test_volumes_with_different_channels_are_refused():
 def test_no_file_at_all_is_refused():
     with pytest.raises(ContractError, match="contract: cannot be proposed without a single file"):
         contract_for([])
+
+
+def test_med2e3_crops_and_stretches_as_its_authors_do():
+    voxels = np.zeros((1, 5, 12, 9), dtype=np.float32)
+    voxels[0, 1:4, 2:10, 1:8] = 0.1 + 0.9 * noise(3, 8, 7)
+    contract = for_med2e3((8, 4, 16))
+    prepared = contract.prepare(volume(voxels, unit="arbitrary"))
+    cropped = torch.from_numpy(voxels[None, :, 1:4, 2:10, 1:8])
+    theirs = F.interpolate(cropped, (8, 4, 16), mode="trilinear", align_corners=False)[0]
+    torch.testing.assert_close(prepared.tensor, theirs, atol=1e-6, rtol=0)
+
+
+def test_med2e3_refuses_hounsfield_units_unless_a_window_is_chosen():
+    scan = volume(np.linspace(-1000, 400, 64).reshape(1, 4, 4, 4), unit="HU")
+    with pytest.raises(ContractError, match="holds Hounsfield units, which have no display range"):
+        for_med2e3((4, 4, 4)).prepare(scan)
+    assert float(for_med2e3((4, 4, 4), window="soft tissue").prepare(scan).tensor.max()) == 1.0
+    with pytest.raises(ContractError, match="CT window 'soft'"):
+        for_med2e3(window="soft")
+
+
+def test_med2e3_refuses_real_numbers_that_are_not_in_0_to_1():
+    with pytest.raises(ContractError, match="intensities without a unit"):
+        for_med2e3((4, 4, 4)).prepare(volume(noise(1, 4, 4, 4) * 1.5))

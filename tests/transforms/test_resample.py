@@ -34,6 +34,14 @@ def test_resizing_agrees_with_torch(size, target):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("size", "target"), [((51, 76), (22, 22)), ((28, 28), (32, 32)), ((50, 40), (97, 17))])
+def test_resizing_without_antialiasing_agrees_with_torch(size, target):
+    values = torch.from_numpy(noise(3, *size))
+    maps = [AxisMap.placed(old, new, old / new, antialias=False) for old, new in zip(size, target, strict=True)]
+    theirs = F.interpolate(values[None].double(), target, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(resample(values, maps).double(), theirs, atol=1e-6, rtol=0)
+
+
 @limits(max_examples=30, deadline=None)
 @given(length=st.integers(1, 30), size=st.integers(1, 30))
 def test_with_step_one_values_are_copied_and_the_rest_is_padding(length, size):

@@ -148,3 +148,48 @@ def test_the_slice_of_the_file_is_found_again():
     assert prepared.slice_in_file(0).index is None
     with pytest.raises(ContractError, match=r"slice 24: is not one of the 24 slices. Give 0 to 23"):
         prepared.slice_in_file(24)
+
+
+@limits(max_examples=30, deadline=None)
+@given(affine=affines(), code=st.sampled_from(["SPL", "LIP", None]), corner=st.tuples(*[st.integers(0, 4)] * 3))
+def test_a_crop_to_the_foreground_is_found_again_in_the_file(affine, code, corner):
+    box = tuple(slice(start, start + length) for start, length in zip(corner, (3, 5, 4), strict=True))
+    voxels = np.zeros((1, 8, 10, 9), dtype=np.float32)
+    voxels[(0, *box)] = 0.5 + 0.5 * noise(3, 5, 4)
+    contract = VolumeContract(size=(6, 10, 8), orientation=code, intensity=AS_IT_IS, foreground_crop=True)
+    prepared = prepare_volume(volume(voxels, affine, unit="unit"), contract)
+    assert float(prepared.tensor.min()) >= 0.5
+    ends = prepared.to_file_index(np.array([[-0.5, -0.5, -0.5], [5.5, 9.5, 7.5]]))
+    np.testing.assert_allclose(ends.min(axis=0), np.array(corner) - 0.5, atol=1e-6)
+    np.testing.assert_allclose(ends.max(axis=0), np.array(corner) + np.array([2.5, 4.5, 3.5]), atol=1e-6)
+    in_patient = ends @ affine[:3, :3].T + affine[:3, 3]
+    np.testing.assert_allclose(
+        in_patient, prepared.to_patient_mm(np.array([[-0.5, -0.5, -0.5], [5.5, 9.5, 7.5]])), atol=1e-6
+    )
+    middle = prepared.slice_in_file(2)
+    assert middle.index is not None
+    assert corner[middle.axis] <= middle.index < corner[middle.axis] + (3, 5, 4)[middle.axis]
+
+
+def test_the_foreground_is_what_lies_above_the_lower_end_of_the_window_in_any_channel():
+    voxels = np.full((2, 4, 5, 6), -1000.0)
+    voxels[0, 1, 2, 3] = 40
+    voxels[1, 2, 3, 3] = -100
+    window = WindowIntensity(low=-160, high=240)
+    contract = VolumeContract(
+        size=(2, 2, 1), channels=2, orientation=None, intensity=window, foreground_crop=True, antialias=False
+    )
+    tensor = prepare_volume(volume(voxels, unit="HU"), contract).tensor
+    assert tensor[0].nonzero().tolist() == [[0, 0, 0]]
+    assert tensor[1].nonzero().tolist() == [[1, 1, 0]]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_volume_without_foreground_is_refused_in_one_sentence(value):
+    voxels = np.full((1, 4, 4, 4), value)
+    voxels[0, 0, 0, 0] = 0
+    contract = VolumeContract(
+        size=(4, 4, 4), intensity=WindowIntensity(low=0, high=1, unit="unit"), foreground_crop=True
+    )
+    with pytest.raises(ContractError, match="there is no foreground to crop to"):
+        prepare_volume(volume(voxels, unit="unit"), contract)

@@ -78,6 +78,8 @@ class PercentileIntensity(Part):
 class RangeIntensity(Part):
     """The full range of a display unit becomes [0, 1]: 0-255, 0-65535, or what is in [0, 1] already.
 
+    Real numbers of an array without a unit are in [0, 1] if every one of them is.
+
     Attributes:
         kind: The word that tells the three apart.
     """
@@ -109,6 +111,8 @@ def intensity_limits(
     if isinstance(intensity, WindowIntensity):
         _check_unit(intensity.unit, values, unit, subject)
         return np.tile([intensity.low, intensity.high], (len(values), 1))
+    if unit == "arbitrary" and _within_one(values):
+        unit = "unit"
     if unit not in DISPLAY_RANGES:
         raise ContractError(
             subject,
@@ -188,6 +192,11 @@ def _check_unit(
                 f"is said to be in HU, but its values lie in {low:g} to {high:g} like display values (air is -1000 HU)",
                 "Give the original CT, not an export for display",
             )
+
+
+def _within_one(values: Shaped[np.ndarray, "channels *size"]) -> bool:
+    """Return whether real numbers without a stated unit are scaled to [0, 1] already."""
+    return values.dtype.kind == "f" and bool(values.min() >= 0 and values.max() <= 1)
 
 
 def _percentiles(

@@ -130,6 +130,28 @@ def for_ct(
     return PreprocessingContract(volume=volume, source=f"for_ct, window {window}")
 
 
+def for_med2e3(size: tuple[int, int, int] = (32, 256, 256), window: str | None = None) -> PreprocessingContract:
+    """Return the contract of Med-2E3 and M3D-CLIP: crop to what is above 0, stretch to the size without antialiasing.
+
+    The first axis is the slice axis, whichever it is in the patient. The authors' files are in [0, 1] already, with a
+    display window baked in; for CT in Hounsfield units they state nothing, so a window has to be chosen.
+
+    Args:
+        size: (depth, height, width) in voxels.
+        window: A key of :data:`CT_WINDOWS` for files in HU; None for files in [0, 1] or of 8 or 16 bit.
+
+    Raises:
+        ContractError: The window is unknown.
+    """
+    if window is not None and window not in CT_WINDOWS:
+        raise ContractError(f"CT window '{window}'", "is unknown", nearest(window, CT_WINDOWS))
+    low, high = CT_WINDOWS[window or "wide"]
+    intensity = RangeIntensity() if window is None else WindowIntensity(low=low, high=high)
+    volume = VolumeContract(size=size, orientation=None, intensity=intensity, foreground_crop=True, antialias=False)
+    source = f"for_med2e3, {'values in [0, 1]' if window is None else f'window {window}'}"
+    return PreprocessingContract(volume=volume, source=source)
+
+
 def _fit(spacing: tuple[float, float, float] | None) -> Literal["resize", "crop_pad"]:
     return "resize" if spacing is None else "crop_pad"
 

@@ -3,11 +3,12 @@
 Every axis has its own affine map from output to input positions, so cropping, padding, flipping and changing the size
 are one operation. Shrinking averages with a triangle as wide as the step (antialiasing), in the convention of Pillow's
 ``BILINEAR`` and of ``torch.nn.functional.interpolate(align_corners=False, antialias=True)``: the edges of the first
-and last pixel stay where they are, not their centres.
+and last pixel stay where they are, not their centres. Without antialiasing an output lies between its two neighbours
+alone, as with ``interpolate(align_corners=False)``; what lies between them is lost when shrinking.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, prod
 
 import numpy as np
@@ -33,15 +34,17 @@ class AxisMap:
         scale: Input steps per output step; negative turns the axis round.
         offset: Input position of output 0.
         valid: Output positions that hold data; the others are padding.
+        antialias: Whether shrinking averages over the whole step.
     """
 
     size: int
     scale: float
     offset: float
     valid: Extent
+    antialias: bool = True
 
     @classmethod
-    def placed(cls, length: int, size: int, scale: float) -> "AxisMap":
+    def placed(cls, length: int, size: int, scale: float, antialias: bool = True) -> "AxisMap":
         """Return the map that changes the step and then crops or pads at both ends alike.
 
         With ``scale = length / size`` nothing is cropped or padded; with ``scale = 1`` values are copied.
@@ -50,16 +53,22 @@ class AxisMap:
             length: Positions of the input axis.
             size: Positions of the output axis.
             scale: Input steps per output step, above 0.
+            antialias: Whether shrinking averages over the whole step.
         """
         covered = max(1, round(length / scale))
         start = (covered - size) // 2
         first = (length - 1) / 2 - scale * (covered - 1) / 2
-        return cls(size, scale, first + scale * start, (max(0, -start), min(size, covered - start)))
+        return cls(size, scale, first + scale * start, (max(0, -start), min(size, covered - start)), antialias)
 
     @property
     def centres(self) -> Float[np.ndarray, " valid"]:
         """Input positions of the output positions that hold data."""
         return self.offset + self.scale * np.arange(*self.valid)
+
+    @property
+    def support(self) -> float:
+        """How far from its centre an output still sees the input."""
+        return max(1.0, abs(self.scale)) if self.antialias else 1.0
 
     @property
     def copies(self) -> bool:
@@ -72,11 +81,11 @@ class AxisMap:
         Args:
             length: Positions of the input axis.
         """
-        return _reach(self.centres, 0.0 if self.copies else max(1.0, abs(self.scale)), length)
+        return _reach(self.centres, 0.0 if self.copies else self.support, length)
 
     def shifted(self, start: int) -> "AxisMap":
         """Return the map for an input whose first ``start`` positions were cut off."""
-        return AxisMap(self.size, self.scale, self.offset - start, self.valid)
+        return replace(self, offset=self.offset - start)
 
 
 def index_matrix(maps: Sequence[AxisMap]) -> Float[np.ndarray, "n n"]:
@@ -152,7 +161,7 @@ def _reach(centres: Float[np.ndarray, " n"], support: float, length: int) -> Ext
 
 def _bands(axis: AxisMap, length: int) -> Iterator[tuple[Extent, Extent, Tensor]]:
     """Yield (output positions, input positions, weights between them) for runs of neighbouring outputs."""
-    centres, support = axis.centres, max(1.0, abs(axis.scale))
+    centres, support = axis.centres, axis.support
     for start in range(0, len(centres), _BAND):
         some = centres[start : start + _BAND]
         reach = _reach(some, support, length)

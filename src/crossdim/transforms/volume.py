@@ -14,6 +14,7 @@ from crossdim.geometry.affine import reorient, spacing_mm
 from crossdim.samples import Volume
 from crossdim.transforms.intensity import (
     Intensity,
+    Limits,
     Part,
     PercentileIntensity,
     check_statistics,
@@ -33,6 +34,9 @@ class VolumeContract(Part):
 
     Attributes:
         size: (depth, height, width) in voxels.
+        foreground_crop: Whether everything outside the smallest box around what is above 0, once intensities are in
+            [0, 1], is cut off before the size is changed; above 0 in any channel.
+        antialias: Whether shrinking averages over the whole step, or looks at the two nearest neighbours alone.
         orientation: Where depth, height and width point to, as three letters of R/L, A/P, S/I; ``SPL`` is axial slices
             from the feet up, displayed as radiologists do. None leaves the file's axes as they are.
         spacing_mm: (depth, height, width) millimetres that every volume is resampled to; None leaves the file's.
@@ -56,6 +60,8 @@ class VolumeContract(Part):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     zscore: bool = False
+    foreground_crop: bool = False
+    antialias: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> "VolumeContract":
@@ -79,13 +85,16 @@ def prepare_volume(volume: Volume, contract: VolumeContract) -> Prepared:
         contract: What every volume of the model goes through.
 
     Raises:
-        ContractError: Channels or intensities are not what the contract is for.
+        ContractError: Channels or intensities are not what the contract is for, or nothing is above 0 where the
+            contract crops to what is.
     """
     _check_channels(volume, contract)
     voxels, affine = volume.voxels, volume.affine
     if contract.orientation is not None:
         voxels, affine = reorient(voxels, affine, contract.orientation)
     limits = intensity_limits(contract.intensity, volume.voxels, volume.unit, volume.origin.path)
+    if contract.foreground_crop:
+        voxels, affine = _cropped(voxels, affine, limits, volume.origin.path)
     maps = _maps(voxels, affine, contract)
     part = resample_array(voxels, maps, partial(scale, limits=limits))
     mean, std = _own_statistics(part) if contract.zscore else (contract.mean, contract.std)
@@ -135,9 +144,36 @@ def _maps(
         steps = zip(contract.spacing_mm, spacing_mm(affine), strict=True)
         ratios = [_step(wanted, found) for wanted, found in steps]
     return [
-        AxisMap.placed(length, target, ratio)
+        AxisMap.placed(length, target, ratio, contract.antialias)
         for length, target, ratio in zip(lengths, contract.size, ratios, strict=True)
     ]
+
+
+def _cropped(
+    voxels: Shaped[np.ndarray, "channels depth height width"],
+    affine: Float[np.ndarray, "4 4"],
+    limits: Limits,
+    subject: str,
+) -> tuple[Shaped[np.ndarray, "channels less_depth less_height less_width"], Float[np.ndarray, "4 4"]]:
+    """Return the smallest box that holds everything above 0 in [0, 1], and its affine."""
+    low = np.where(limits[:, 1] > limits[:, 0], limits[:, 0], np.inf)[:, None, None]
+    slices, plane = np.zeros(voxels.shape[1], dtype=bool), np.zeros(voxels.shape[2:], dtype=bool)
+    for index in range(len(slices)):
+        above = (voxels[:, index] > low).any(axis=0)
+        slices[index] = above.any()
+        plane |= above
+    if not slices.any():
+        raise ContractError(
+            subject,
+            "holds nothing above the lower end of the contract's intensities: there is no foreground to crop to",
+            "Check the file and its units, or leave it out",
+        )
+    corners = [np.flatnonzero(seen)[[0, -1]] for seen in (slices, plane.any(axis=1), plane.any(axis=0))]
+    starts = np.array([first for first, _ in corners])
+    box = tuple(slice(first, last + 1) for first, last in corners)
+    shift = np.eye(4)
+    shift[:3, 3] = starts
+    return voxels[(slice(None), *box)], affine @ shift
 
 
 def _step(wanted: float, found: float) -> float:
