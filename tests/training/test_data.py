@@ -7,7 +7,7 @@ from PIL import Image
 
 import crossdim.training.data as data_room
 from crossdim.datasets.manifest import Header, Manifest, Record, Task
-from crossdim.errors import ContractError, ReadError
+from crossdim.errors import ContractError, ReadError, RecipeError
 from crossdim.training.data import (
     Collate,
     Failure,
@@ -180,3 +180,9 @@ def test_grey_images_fit_a_colour_contract(tmp_path, toy):
     Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / "grey.png")
     record = Record(id="g", patient_id="g", kind="image", paths=(str(tmp_path / "grey.png"),))
     assert dataset(Manifest(toy.header, (record,)))[Draw(0, 0)].values.shape == (3, 32, 32)
+
+
+def test_a_record_of_text_alone_is_refused_by_its_name(toy):
+    text = Record(id="talk", patient_id="t", kind="text")
+    with pytest.raises(RecipeError, match=r"record 'talk': is text without a file.*Take it out of the manifest"):
+        indices_by_kind(Manifest(toy.header, (toy.records[0], text)))

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossdim.datasets.manifest import Progress, Skipped, SplitName, Task, TaskKind, source_of
-from crossdim.errors import CrossdimError, RecipeError
+from crossdim.errors import CrossdimError, ReadError, RecipeError
 from crossdim.samples import Image, Volume
 
 Kind = Literal["image", "volume"]
@@ -35,12 +35,15 @@ PatientRule = Callable[[str, str, str], str | None]
 _REMEDY = "Give 'file', 'folder', 'dicom', or an expression such as '(sub-\\d+)'"
 
 
-def kinds_of(paths: Sequence[str], progress: Progress | None = None) -> tuple[dict[str, Kind], tuple[Skipped, ...]]:
+def kinds_of(
+    paths: Sequence[str], progress: Progress | None = None, *, intensity: bool = True
+) -> tuple[dict[str, Kind], tuple[Skipped, ...]]:
     """Open every file, and return what those that can be read are, and why the others cannot.
 
     Args:
         paths: Absolute paths as ``readers.read`` takes them.
         progress: Called after each file.
+        intensity: Whether to read the intensities too, which finds more faults and takes longer.
     """
     from crossdim import readers
 
@@ -48,7 +51,7 @@ def kinds_of(paths: Sequence[str], progress: Progress | None = None) -> tuple[di
     skipped = []
     for done, path in enumerate(paths, 1):
         try:
-            found = readers.inspect(path)
+            found = readers.inspect(path, intensity=intensity)
         except CrossdimError as error:
             skipped.append(Skipped(path, error.reason))
         else:
@@ -60,6 +63,30 @@ def kinds_of(paths: Sequence[str], progress: Progress | None = None) -> tuple[di
         if progress:
             progress(done, len(paths))
     return kinds, tuple(skipped)
+
+
+def absent_files(
+    place: str, root: str, needed: Mapping[str, Sequence[str]], missing: Literal["refuse", "skip"]
+) -> set[str]:
+    """Return the files that are not there.
+
+    Args:
+        place: Who names them, for the error.
+        root: Absolute folder that they are looked for in.
+        needed: What needs them (``row 2``), and the absolute paths that it needs.
+        missing: Whether any absent file is an error, or only that something of everything is absent.
+
+    Raises:
+        ReadError: If files are absent that are to be there.
+    """
+    there = {file: os.path.exists(source_of(file)) for files in needed.values() for file in files}
+    absent = [(who, file) for who, files in needed.items() for file in files if not there[file]]
+    if absent and (missing == "refuse" or len({who for who, _ in absent}) == len(needed)):
+        shown = ", ".join(f"{who}: {relative(root, file)}" for who, file in absent[:5])
+        count = len({file for _, file in absent})
+        reason = f"{count} files are not in {root} ({shown}{', ...' if len(absent) > 5 else ''})"
+        raise ReadError(place, reason, "Check the folder and the suffix, or skip what is missing")
+    return {file for _, file in absent}
 
 
 def values_of(noun: Image | Volume) -> NDArray[np.generic]:

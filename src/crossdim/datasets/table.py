@@ -2,12 +2,12 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from crossdim.datasets.manifest import Header, Labels, Manifest, Progress, Record, Skipped, SplitName, Task, source_of
-from crossdim.datasets.scan import SPLIT_WORDS, Kind, in_order, kinds_of, relative, task_of
+from crossdim.datasets.manifest import Header, Labels, Manifest, Progress, Record, Skipped, SplitName, Task
+from crossdim.datasets.scan import SPLIT_WORDS, Kind, absent_files, in_order, kinds_of, relative, task_of
 from crossdim.errors import ReadError, RecipeError, nearest
 
 _MISSING = {"", "na", "n/a", "nan", "null"}
@@ -89,8 +89,13 @@ def from_table(
     tasks = {column: _task(place, rows, column, ordinal, multilabel, separator) for column in columns.labels}
 
     labels = [_labels(place, row, tasks, separator) for row in rows]
-    splits = [_split(place, row, columns.split) for row in rows]
-    gone = _absent(place, root, rows, missing)
+    splits = [
+        split_named(row.cells[columns.split], f"{place}, row {row.number}, column '{columns.split}'")
+        if columns.split
+        else None
+        for row in rows
+    ]
+    gone = absent_files(place, root, {f"row {row.number}": row.files for row in rows}, missing)
     kinds, unreadable = kinds_of(sorted({file for row in rows for file in row.files} - gone), progress)
     why_not = {skip.path: skip.reason for skip in unreadable} | dict.fromkeys(gone, "is not there")
 
@@ -108,19 +113,50 @@ def from_table(
     return Manifest(header, tuple(records), tuple(skipped))
 
 
+def read_rows(
+    table: str | os.PathLike[str], needed: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a table one by one: their number as a spreadsheet counts, and their cells by column.
+
+    The separator of columns (comma, semicolon or tab) is seen from the first line; rows without any text are passed
+    over; cells are stripped, and empty where a row ends early.
+
+    Args:
+        table: The file, in UTF-8.
+        needed: Columns that must be there.
+        optional: Columns whose cells are empty where the table has no such column.
+
+    Raises:
+        ReadError: If the table is not there or no UTF-8 text.
+        RecipeError: If a needed column is missing.
+    """
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            lines = csv.reader(file, delimiter=max(",;\t", key=first.count))
+            header = [name.strip() for name in next(lines, [])]
+            for name in needed:
+                if name not in header:
+                    raise RecipeError(
+                        f"{table}, column '{name}'", "is not in the table", nearest(name, filter(None, header))
+                    )
+            wanted = {name: header.index(name) for name in (*needed, *optional) if name in header}
+            blank = dict.fromkeys(optional, "")
+            for number, line in enumerate(lines, 2):
+                if any(cell.strip() for cell in line):
+                    cells = {name: line[at].strip() if at < len(line) else "" for name, at in wanted.items()}
+                    yield number, blank | cells
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ReadError(table, "is not a file", "Check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ReadError(table, f"is not a table in UTF-8 ({error})", "Save it as CSV in UTF-8") from error
+
+
 def _rows(table: str, root: str, columns: Columns) -> list[_Row]:
-    lines = _lines(table, columns)
-    header = [name.strip() for name in lines[0]]
     wanted = (*columns.paths, *columns.labels, columns.id, columns.patient, columns.split)
-    for name in wanted:
-        if name is not None and name not in header:
-            raise RecipeError(f"{table}, column '{name}'", "is not in the table", nearest(name, filter(None, header)))
     rows = []
-    for number, line in enumerate(lines[1:], 2):
-        if not any(cell.strip() for cell in line):
-            continue
-        cells = {name: cell.strip() for name, cell in zip(header, line, strict=False)}
-        cells = {name: cells.get(name, "") for name in wanted if name is not None}
+    for number, cells in read_rows(table, [name for name in wanted if name is not None]):
         empty = [name for name in (*columns.paths, columns.id, columns.patient) if name is not None and not cells[name]]
         if empty:
             raise RecipeError(f"{table}, row {number}", f"column '{empty[0]}' is empty", "Fill it in, or drop the row")
@@ -130,19 +166,6 @@ def _rows(table: str, root: str, columns: Columns) -> list[_Row]:
     if not rows:
         raise RecipeError(table, "has no row below the names of its columns", "Give a table with one row a sample")
     return rows
-
-
-def _lines(table: str, columns: Columns) -> list[list[str]]:
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            delimiter = max(",;\t", key=first.count)
-            return list(csv.reader(file, delimiter=delimiter)) or [[]]
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ReadError(table, "is not a file", "Check the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(table, f"is not a table in UTF-8 ({error})", "Save it as CSV in UTF-8") from error
 
 
 def _check_columns(columns: Columns, described: Iterable[str]) -> None:
@@ -201,24 +224,22 @@ def _labels(table: str, row: _Row, tasks: Mapping[str, Task], separator: str) ->
     return labels
 
 
-def _split(table: str, row: _Row, column: str | None) -> SplitName | None:
-    word = row.cells[column].casefold() if column else ""
+def split_named(word: str, place: str) -> SplitName | None:
+    """Return the part that a cell names, or None where it names none.
+
+    Args:
+        word: The cell.
+        place: Where it stands, for the error.
+
+    Raises:
+        RecipeError: If the word is unknown.
+    """
+    word = word.casefold()
     if word in _MISSING:
         return None
     if word not in SPLIT_WORDS:
-        place = f"{table}, row {row.number}, column '{column}'"
         raise RecipeError(place, f"'{word}' is no part of a data set", nearest(word, SPLIT_WORDS))
     return SPLIT_WORDS[word]
-
-
-def _absent(table: str, root: str, rows: Sequence[_Row], missing: Literal["refuse", "skip"]) -> set[str]:
-    """Return the files that are not there; refuse the table if they are to be, or all are absent."""
-    absent = [(row.number, file) for row in rows for file in row.files if not os.path.exists(source_of(file))]
-    if absent and (missing == "refuse" or len({number for number, _ in absent}) == len(rows)):
-        shown = ", ".join(f"row {number}: {relative(root, file)}" for number, file in absent[:5])
-        reason = f"{len(absent)} files are not in {root} ({shown}{', ...' if len(absent) > 5 else ''})"
-        raise ReadError(table, reason, "Check the folder and the suffix, or skip what is missing")
-    return {file for _, file in absent}
 
 
 def _problem(row: _Row, kinds: Mapping[str, Kind], why_not: Mapping[str, str]) -> str | None:

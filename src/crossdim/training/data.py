@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crossdim.datasets.manifest import Manifest
-from crossdim.errors import CrossdimError, ReadError
+from crossdim.datasets.manifest import Manifest, Record
+from crossdim.errors import CrossdimError, ReadError, RecipeError
 from crossdim.readers import read_channels
 from crossdim.training.schedule import Draw, Kind
 from crossdim.transforms.augment import Augmentation, generator_for
@@ -152,7 +152,7 @@ class RecordDataset(Dataset[Sample | Failure]):
         generator = generator_for(self.seed, draw.cycle, draw.place)
         if self.augmentation is not None:
             prepared = self.augmentation.vary(prepared, generator)
-        return Sample.of(prepared, self.patches[record.kind], generator, self._label(draw.place))
+        return Sample.of(prepared, self.patches[kind_of(record)], generator, self._label(draw.place))
 
     def _label(self, index: int) -> Tensor | None:
         if self.task is None or self.task_name is None:
@@ -163,15 +163,33 @@ class RecordDataset(Dataset[Sample | Failure]):
         return torch.zeros(len(self.task.classes)).index_fill(0, torch.tensor(label, dtype=torch.long), 1.0)
 
 
+def kind_of(record: Record) -> Kind:
+    """Return whether a record is an image or a volume.
+
+    Args:
+        record: Of a manifest.
+
+    Raises:
+        RecipeError: If it is text, which has no pixels to learn from.
+    """
+    if record.kind == "text":
+        reason = "is text without a file, and this training is on images and volumes"
+        raise RecipeError(f"record '{record.id}'", reason, "Take it out of the manifest, or train on its dialogues")
+    return record.kind
+
+
 def indices_by_kind(manifest: Manifest) -> dict[Kind, list[int]]:
     """Return the places of the images and of the volumes; a kind without records is left out.
 
     Args:
         manifest: The records.
+
+    Raises:
+        RecipeError: If a record is text without a file.
     """
     places: dict[Kind, list[int]] = {}
     for index, record in enumerate(manifest.records):
-        places.setdefault(record.kind, []).append(index)
+        places.setdefault(kind_of(record), []).append(index)
     return dict(sorted(places.items()))
 
 
