@@ -8,7 +8,7 @@ import typer
 from crossdim.cli.console import Json, examples, print_json, show_facts
 
 if TYPE_CHECKING:
-    from crossdim.convert.uni4eye import ConversionReport
+    from crossdim.convert.report import ConversionReport
 
 
 def register(app: typer.Typer) -> None:
