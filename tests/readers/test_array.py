@@ -267,3 +267,8 @@ def test_the_real_medmnist_samples_are_numpys(crossdim_data):
         noun = read(f"{path}#train/{row}")
         values = np.moveaxis(noun.pixels, 0, -1) if noun.kind == "image" else noun.voxels[0]
         np.testing.assert_array_equal(values, expected)
+
+
+def test_real_numbers_in_0_to_1_are_not_guessed_to_be_a_display_range(tmp_path):
+    np.save(tmp_path / "m3d.npy", np.linspace(0, 1, 8 * 9 * 10, dtype=np.float32).reshape(8, 9, 10))
+    assert read(tmp_path / "m3d.npy").unit == "arbitrary"

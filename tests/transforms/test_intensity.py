@@ -34,6 +34,26 @@ def test_units_without_a_display_range_are_refused_for_range_intensity(unit, wor
         scaled(RangeIntensity(), [[0, 1]], unit)
 
 
+def test_real_numbers_in_0_to_1_are_taken_as_such_only_where_the_contract_declares_it():
+    values = np.array([[0.0, 0.25, 1.00001, np.nan]], dtype=np.float32)
+    with pytest.raises(ContractError, match=r"intensities without a unit.*declared 'unit'"):
+        scaled(RangeIntensity(), values, "arbitrary")
+    np.testing.assert_allclose(scaled(RangeIntensity(declared="unit"), values, "arbitrary"), [[0, 0.25, 1, 0]])
+
+
+@pytest.mark.parametrize("values", [[[0.0, 1.01]], [[-0.01, 1.0]]])
+def test_a_file_that_is_not_what_the_contract_declares_is_refused_with_its_range(values):
+    with pytest.raises(ContractError, match=r"file.x: holds values from .* in \[0, 1\]\. Scale the file to \[0, 1\]"):
+        scaled(RangeIntensity(declared="unit"), values, "arbitrary")
+
+
+def test_what_states_its_unit_is_not_taken_for_what_was_declared():
+    declared = RangeIntensity(declared="unit")
+    np.testing.assert_allclose(scaled(declared, [[0, 255]], "uint8"), [[0, 1]])
+    with pytest.raises(ContractError, match="holds Hounsfield units"):
+        scaled(declared, [[0, 1]], "HU")
+
+
 def test_a_window_cuts_off_at_both_ends():
     np.testing.assert_allclose(scaled(CT, [[-1000, -160, 40, 240, 3000]], "HU"), [[0, 0, 0.5, 1, 1]])
 

@@ -201,5 +201,5 @@ def test_med2e3_refuses_hounsfield_units_unless_a_window_is_chosen():
 
 
 def test_med2e3_refuses_real_numbers_that_are_not_in_0_to_1():
-    with pytest.raises(ContractError, match="intensities without a unit"):
+    with pytest.raises(ContractError, match=r"the contract declares files without a unit to be in \[0, 1\]"):
         for_med2e3((4, 4, 4)).prepare(volume(noise(1, 4, 4, 4) * 1.5))

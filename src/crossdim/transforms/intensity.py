@@ -21,6 +21,9 @@ _UNIT_WORDS: dict[IntensityUnit, str] = {
     "arbitrary": "intensities without a unit",
 }
 
+_ROUNDING = 1e-4
+"""How far values that are declared to be in [0, 1] may lie outside, as scaling in 16 bits leaves them."""
+
 _MOST_VALUES = 2**22
 """Percentiles of larger channels are taken from this many of their values, always the same ones."""
 
@@ -78,13 +81,15 @@ class PercentileIntensity(Part):
 class RangeIntensity(Part):
     """The full range of a display unit becomes [0, 1]: 0-255, 0-65535, or what is in [0, 1] already.
 
-    Real numbers of an array without a unit are in [0, 1] if every one of them is.
-
     Attributes:
         kind: The word that tells the three apart.
+        declared: ``unit`` declares that files which state no unit (NumPy arrays, float NIfTI) hold values in [0, 1];
+            one that does not is refused. Without it such a file is refused whatever it holds, because values in [0, 1]
+            may as well be probabilities, or an MR scaled by something unknown.
     """
 
     kind: Literal["range"] = "range"
+    declared: Literal["unit"] | None = None
 
 
 Intensity = Annotated[WindowIntensity | PercentileIntensity | RangeIntensity, Field(discriminator="kind")]
@@ -111,13 +116,15 @@ def intensity_limits(
     if isinstance(intensity, WindowIntensity):
         _check_unit(intensity.unit, values, unit, subject)
         return np.tile([intensity.low, intensity.high], (len(values), 1))
-    if unit == "arbitrary" and _within_one(values):
+    if unit == "arbitrary" and intensity.declared == "unit":
+        _check_within_one(values, subject)
         unit = "unit"
     if unit not in DISPLAY_RANGES:
         raise ContractError(
             subject,
             f"holds {_UNIT_WORDS[unit]}, which have no display range (8 and 16 bit and [0, 1] have one)",
-            "Use a contract with percentile intensity (or a window, for HU), or export the file as 8 or 16 bit",
+            "Use a contract with percentile intensity (or a window, for HU), export the file as 8 or 16 bit, or "
+            "declare in the contract that such files are in [0, 1] (intensity: declared 'unit')",
         )
     return np.tile(DISPLAY_RANGES[unit], (len(values), 1))
 
@@ -194,9 +201,15 @@ def _check_unit(
             )
 
 
-def _within_one(values: Shaped[np.ndarray, "channels *size"]) -> bool:
-    """Return whether real numbers without a stated unit are scaled to [0, 1] already."""
-    return values.dtype.kind == "f" and bool(values.min() >= 0 and values.max() <= 1)
+def _check_within_one(values: Shaped[np.ndarray, "channels *size"], subject: str) -> None:
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ContractError(
+            subject,
+            f"holds values from {low:g} to {high:g}, and the contract declares files without a unit to be in [0, 1]",
+            "Scale the file to [0, 1] as the model's data were, or use a contract with percentile intensity",
+        )
 
 
 def _percentiles(

@@ -146,7 +146,7 @@ def for_med2e3(size: tuple[int, int, int] = (32, 256, 256), window: str | None =
     if window is not None and window not in CT_WINDOWS:
         raise ContractError(f"CT window '{window}'", "is unknown", nearest(window, CT_WINDOWS))
     low, high = CT_WINDOWS[window or "wide"]
-    intensity = RangeIntensity() if window is None else WindowIntensity(low=low, high=high)
+    intensity = RangeIntensity(declared="unit") if window is None else WindowIntensity(low=low, high=high)
     volume = VolumeContract(size=size, orientation=None, intensity=intensity, foreground_crop=True, antialias=False)
     source = f"for_med2e3, {'values in [0, 1]' if window is None else f'window {window}'}"
     return PreprocessingContract(volume=volume, source=source)
