@@ -166,7 +166,7 @@ def test_a_contract_file_is_used_as_it_is(toy, finished, pretrain_recipe):
     recipe = pretrain_recipe(
         "contract.image_size=null", "contract.volume_size=null", f"contract.file={finished / 'contract.json'}"
     )
-    assert contract_for_run(recipe.contract, toy, recipe.model) == PreprocessingContract.from_pretrained(finished)
+    assert contract_for_run(recipe.contract, toy, recipe.model.patches) == PreprocessingContract.from_pretrained(finished)
 
 
 def test_a_contract_file_that_does_not_fit_is_refused(toy, toy_folder, finished, tmp_path, pretrain_recipe):
@@ -175,11 +175,11 @@ def test_a_contract_file_that_does_not_fit_is_refused(toy, toy_folder, finished,
     contract.model_copy(update={"volume": None}).save_pretrained(tmp_path)
     recipe = pretrain_recipe(*overrides)
     with pytest.raises(ContractError, match="knows no volumes, and the data hold some"):
-        contract_for_run(recipe.contract, toy, recipe.model)
+        contract_for_run(recipe.contract, toy, recipe.model.patches)
     contract.save_pretrained(tmp_path)
     recipe = pretrain_recipe(*overrides, "model.patch_size=[12, 12]")
     with pytest.raises(ContractError, match=r"image size \(32, 32\) is not a multiple of the patch \(12, 12\)"):
-        contract_for_run(recipe.contract, toy, recipe.model)
+        contract_for_run(recipe.contract, toy, recipe.model.patches)
 
 
 def test_a_mask_that_hides_nothing_is_refused(toy_folder, tmp_path, pretrain_recipe):
@@ -214,7 +214,7 @@ def test_a_file_that_vanishes_while_training_is_named(workers, toy_folder, tmp_p
 
 def test_both_kinds_reach_the_shared_layers_in_one_step(toy, pretrain_recipe):
     recipe = pretrain_recipe()
-    contract = contract_for_run(recipe.contract, toy, recipe.model)
+    contract = contract_for_run(recipe.contract, toy, recipe.model.patches)
     config = model_config(recipe, contract)
     dataset = RecordDataset(toy, contract, {"image": (8, 8), "volume": (8, 8, 8)})
     streams = {"image": Stream(range(18), 0, "image"), "volume": Stream(range(18, 30), 0, "volume")}

@@ -7,10 +7,11 @@ from collections.abc import Set
 
 from crossdim.datasets.manifest import Manifest
 from crossdim.errors import ContractError, RecipeError
+from crossdim.models.uni4eye_config import pair, triple
 from crossdim.readers import read_channels
 from crossdim.training.data import Patches, indices_by_kind, spread_evenly
 from crossdim.training.schedule import Kind
-from crossdim.training.sections import ContractSection, ModelSection
+from crossdim.training.sections import ContractSection
 from crossdim.transforms.contract import ImageContract, PreprocessingContract, VolumeContract
 from crossdim.transforms.presets import contract_for
 
@@ -18,13 +19,16 @@ LOOKED_AT = 16
 """Records of each kind that a proposal is based on."""
 
 
-def contract_for_run(section: ContractSection, manifest: Manifest, model: ModelSection) -> PreprocessingContract:
+def contract_for_run(
+    section: ContractSection, manifest: Manifest, patches: Patches, normalised: bool = True
+) -> PreprocessingContract:
     """Return the contract of a run from scratch.
 
     Args:
         section: The recipe's section.
         manifest: Records to train on.
-        model: Its patches divide the sizes.
+        patches: Of the model; they divide the sizes.
+        normalised: Whether a proposal brings values to about mean 0 and deviation 1, or leaves them in [0, 1].
 
     Raises:
         RecipeError: A size is given for a kind that is not there.
@@ -34,7 +38,7 @@ def contract_for_run(section: ContractSection, manifest: Manifest, model: ModelS
     places = indices_by_kind(manifest)
     if section.file is not None:
         contract = PreprocessingContract.from_pretrained(section.file)
-        check_fit(contract, set(places), {"image": model.patch_size, "volume": model.volume_patch_size}, section.file)
+        check_fit(contract, set(places), patches, section.file)
         return contract
     for kind, size in (("image", section.image_size), ("volume", section.volume_size)):
         if size is not None and kind not in places:
@@ -42,8 +46,9 @@ def contract_for_run(section: ContractSection, manifest: Manifest, model: ModelS
     chosen = [place for found in places.values() for place in spread_evenly(found, LOOKED_AT)]
     return contract_for(
         (read_channels(manifest.resolve(manifest.records[place])) for place in chosen),
-        patch=model.patch_size,
-        volume_patch=model.volume_patch_size,
+        patch=pair(patches["image"]),
+        volume_patch=triple(patches["volume"]),
+        normalised=normalised,
         tokens=section.image_tokens,
         volume_tokens=section.volume_tokens,
         image_size=section.image_size,

@@ -30,7 +30,7 @@ from crossdim.training.progress import Announcer, ProgressBar, quiet_transformer
 from crossdim.training.provenance import RunFolder, weights_hash
 from crossdim.training.recipe import FinetuneRecipe, LinearAdaptation
 from crossdim.training.schedule import Draw, Kind, SortedSchedule, Stream
-from crossdim.training.selection import EarlyStopping, SelectingTrainer, Validation
+from crossdim.training.selection import ClassifierTrainer, ClassifierValidation, EarlyStopping
 from crossdim.training.session import announce, facts_of, open_data, processes, run_trainer, save_final
 from crossdim.training.trainer import Plan, RunTrainer, trackers, training_arguments
 from crossdim.transforms.collate import collate_classification
@@ -190,7 +190,7 @@ def make_trainer(
         return RunTrainer(model, arguments, plan, callbacks)
     if recipe.selection.patience is not None:
         callbacks.append(EarlyStopping(recipe.selection.metric, recipe.selection.patience))
-    validation = Validation(
+    validation = ClassifierValidation(
         dataset=samples["val"],
         batches=validation_batches(recipe, datasets["val"].manifest),
         collate=collate,
@@ -199,4 +199,4 @@ def make_trainer(
         metric=recipe.selection.metric,
         workers=recipe.hardware.workers if samples["val"] is datasets["val"] else 0,
     )
-    return SelectingTrainer(model, arguments, plan, callbacks, validation)
+    return ClassifierTrainer(model, arguments, plan, callbacks, validation)

@@ -90,7 +90,7 @@ def starting_point(
     """
     if encoder is None:
         model = recipe.model or ModelSection()
-        contract = contract_for_run(recipe.contract or ContractSection(), parts.train, model)
+        contract = contract_for_run(recipe.contract or ContractSection(), parts.train, model.patches)
         config = Uni4EyeConfig.preset(model.preset, **model_sizes(model, contract))
     else:
         for key in ("model", "contract"):

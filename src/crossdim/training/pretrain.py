@@ -53,7 +53,7 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
         return folder.path
     manifest = load_data(data, announcer)
     training = training_part(manifest)
-    contract = contract_for_run(recipe.contract, training, recipe.model)
+    contract = contract_for_run(recipe.contract, training, recipe.model.patches)
     folder.refuse_other_facts(facts_of(manifest, contract, folder, announcer))
     config = model_config(recipe, contract)
     dataset = RecordDataset(

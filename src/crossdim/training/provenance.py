@@ -21,6 +21,7 @@ from crossdim.errors import RecipeError
 from crossdim.outputs.files import write_atomic
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import differences, load_recipe, recipe_text
+from crossdim.training.recipe_instruct import InstructRecipe
 
 PACKAGES = ("crossdim", "torch", "transformers", "accelerate", "peft", "numpy", "nibabel", "pydicom")
 FREE_TO_CHANGE = ("hardware.workers", "hardware.cache_gib", "logging.report_to", "logging.keep_checkpoints")
@@ -119,7 +120,9 @@ class RunFolder:
         writes: Whether this process writes; the others of a distributed run only read.
     """
 
-    def __init__(self, path: Path, recipe: PretrainRecipe | FinetuneRecipe, writes: bool = True) -> None:
+    def __init__(
+        self, path: Path, recipe: PretrainRecipe | FinetuneRecipe | InstructRecipe, writes: bool = True
+    ) -> None:
         self.path, self.recipe, self.writes = path.absolute(), recipe, writes
         self.checkpoints = self.path / "checkpoints"
         self.pictures = self.path / "pictures"

@@ -16,8 +16,9 @@ from pydantic_core import ErrorDetails
 
 from crossdim.errors import RecipeError, nearest
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
+from crossdim.training.recipe_instruct import InstructRecipe
 
-Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe)
+Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe, InstructRecipe)
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,7 +53,7 @@ def load_recipe(source: str | Path | None, kind: type[Recipe], overrides: Sequen
 
     Args:
         source: A YAML file, the name of a shipped recipe, or None for the defaults.
-        kind: :class:`PretrainRecipe` or :class:`FinetuneRecipe`.
+        kind: :class:`PretrainRecipe`, :class:`FinetuneRecipe` or :class:`InstructRecipe`.
         overrides: ``section.key=value`` each, the value in YAML; applied in order on top of the file.
 
     Raises:

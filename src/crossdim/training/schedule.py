@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-Kind = Literal["image", "volume"]
-KINDS: tuple[Kind, Kind] = ("image", "volume")
+Kind = Literal["image", "volume", "text"]
+_STREAMS: dict[Kind, int] = {"image": 0, "volume": 1, "text": 3}
+_BATCHES = 2
+"""What tells the random orders of a run apart: of each kind's records, and of the batches."""
 
 
 class Draw(NamedTuple):
@@ -44,7 +46,7 @@ class Stream:
 
     def __init__(self, indices: Sequence[int], seed: int, kind: Kind) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._seed = (seed, KINDS.index(kind))
+        self._seed = (seed, _STREAMS[kind])
         self._permutation = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
@@ -218,7 +220,7 @@ class SortedSchedule(Schedule):
         batches = [
             (kind, start) for kind, stream in self.streams.items() for start in range(0, len(stream), self.sizes[kind])
         ]
-        order = np.random.default_rng((self.seed, len(KINDS), epoch)).permutation(len(batches))
+        order = np.random.default_rng((self.seed, _BATCHES, epoch)).permutation(len(batches))
         return [batches[place] for place in order]
 
     def batch(self, place: int) -> list[Draw]:

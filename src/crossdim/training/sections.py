@@ -50,6 +50,11 @@ class ModelSection(Section):
     drop_path_rate: Share = 0.0
     pooling: Literal["cls", "mean"] = "cls"
 
+    @property
+    def patches(self) -> dict[Literal["image", "volume", "text"], tuple[int, ...]]:
+        """Patch of each kind."""
+        return {"image": self.patch_size, "volume": self.volume_patch_size}
+
 
 class ContractSection(Section):
     """How files become tensors; what is left out is proposed from the data.

@@ -1,6 +1,6 @@
 """Choosing the best checkpoint on a validation split, and stopping when nothing gets better."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -18,6 +18,7 @@ from crossdim.heads.classification import Problem, probabilities
 from crossdim.training.data import Batch, refuse_failures
 from crossdim.training.schedule import Draw
 from crossdim.training.trainer import Plan, RunTrainer
+from crossdim.transforms.text import IGNORED
 
 Scores = Callable[[Float[np.ndarray, "records classes"], Shaped[np.ndarray, "records ..."]], dict[str, float]]
 
@@ -30,8 +31,6 @@ class Validation:
         dataset: Indexed by draws.
         batches: Every record once, in batches of one kind.
         collate: Samples → batch.
-        problem: What the classes are to one another.
-        scores: (probabilities, labels) → metrics by name.
         metric: The one that counts; ``loss`` is always there.
         workers: Processes that prepare samples.
     """
@@ -39,10 +38,21 @@ class Validation:
     dataset: Dataset[Any]
     batches: Sequence[list[Draw]]
     collate: Callable[[list[Any]], Batch]
+    metric: str = "loss"
+    workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierValidation(Validation):
+    """The validation split of a classifier.
+
+    Attributes:
+        problem: What the classes are to one another.
+        scores: (probabilities, labels) → metrics by name.
+    """
+
     problem: Problem
     scores: Scores
-    metric: str
-    workers: int = 0
 
 
 class SelectingTrainer(RunTrainer):
@@ -80,6 +90,66 @@ class SelectingTrainer(RunTrainer):
         Raises:
             RecipeError: The metric that counts cannot be computed on this split or for this kind of problem.
         """
+        found = self.measure_validation()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items() if not isnan(value)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measure_validation(self) -> dict[str, float]:
+        """Return the mean loss, and each part of it, over all labels of the validation split that are learned."""
+        rows: list[tuple[int, dict[str, float], int]] = []
+        for place, inputs, outputs in self.validation_outputs():
+            losses = {"loss": float(outputs.loss)} | {
+                name: float(loss) for name, loss in (outputs.losses or {}).items()
+            }
+            rows.append((place, losses, int((inputs["labels"] != IGNORED).sum())))
+        rows = sorted(gather_object(rows), key=lambda row: row[0])
+        names = dict.fromkeys(name for _, losses, _ in rows for name in losses)
+        parts = {name: [(row[1][name], row[2]) for row in rows if name in row[1]] for name in names}
+        return {
+            name: sum(loss * count for loss, count in part) / max(1, sum(count for _, count in part))
+            for name, part in parts.items()
+        }
+
+    @torch.no_grad()
+    def validation_outputs(self) -> Iterator[tuple[int, Batch, Any]]:
+        """Yield this process's batches of the validation split: place among all, inputs, outputs."""
+        validation = self.validation
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        loader = DataLoader(
+            validation.dataset,
+            batch_sampler=list(validation.batches)[rank::count],
+            collate_fn=validation.collate,
+            num_workers=validation.workers,
+        )
+        self.network.eval()
+        for place, batch in enumerate(loader):
+            refuse_failures(batch)
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                yield rank + place * count, inputs, self.network(**inputs)
+
+
+class ClassifierTrainer(SelectingTrainer):
+    """A selecting trainer of a classifier.
+
+    Args:
+        model: What learns.
+        arguments: Of the Trainer.
+        plan: Everything else.
+        callbacks: Progress, early stopping.
+        validation: The split.
+    """
+
+    validation: ClassifierValidation
+
+    def measure_validation(self) -> dict[str, float]:
+        """Return the loss and the scores on the validation split.
+
+        Raises:
+            RecipeError: The metric that counts cannot be computed on this split or for this kind of problem.
+        """
         chances, labels, loss = self.predict_validation()
         found = {"loss": loss} | self.validation.scores(chances, labels)
         metric = self.validation.metric
@@ -94,33 +164,16 @@ class SelectingTrainer(RunTrainer):
                 f"'{metric}' cannot be computed on a validation split where classes are missing",
                 "Use 'loss' or 'accuracy', or a larger validation split",
             )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items() if not isnan(value)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return found
 
-    @torch.no_grad()
     def predict_validation(
         self,
     ) -> tuple[Float[np.ndarray, "records classes"], Shaped[np.ndarray, "records ..."], float]:
         """Return probabilities, labels and the mean loss over the validation split, in the order of its batches."""
-        validation = self.validation
-        rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        loader = DataLoader(
-            validation.dataset,
-            batch_sampler=list(validation.batches)[rank::count],
-            collate_fn=validation.collate,
-            num_workers=validation.workers,
-        )
-        self.network.eval()
         rows: list[tuple[int, Tensor, Tensor, float]] = []
-        for place, batch in enumerate(loader):
-            refuse_failures(batch)
-            inputs = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                outputs = self.network(**inputs)
-            chances = probabilities(outputs.logits, validation.problem)
-            rows.append((rank + place * count, chances.cpu(), inputs["labels"].cpu(), float(outputs.loss)))
+        for place, inputs, outputs in self.validation_outputs():
+            chances = probabilities(outputs.logits, self.validation.problem)
+            rows.append((place, chances.cpu(), inputs["labels"].cpu(), float(outputs.loss)))
         rows = sorted(gather_object(rows), key=lambda row: row[0])
         labels = torch.cat([row[2] for row in rows])
         loss = sum(row[3] * len(row[2]) for row in rows) / len(labels)

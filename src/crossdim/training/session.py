@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from transformers import PreTrainedModel
 from crossdim.datasets.manifest import Manifest
 from crossdim.errors import CrossdimError
 from crossdim.training.checkpoints import last_complete, remove_incomplete, step_of
-from crossdim.training.data import RecordDataset, check_records, indices_by_kind
+from crossdim.training.data import RecordDataset, check_records
 from crossdim.training.progress import Announcer, ProgressBar
 from crossdim.training.provenance import RunFolder, stamp
 from crossdim.training.schedule import Schedule
 from crossdim.training.trainer import RunTrainer
 from crossdim.transforms.contract import PreprocessingContract
+from crossdim.transforms.text import Med2E3Processor
 
 
 def processes() -> tuple[int, int]:
@@ -84,7 +86,8 @@ def announce(announcer: Announcer, training: Manifest, schedule: Schedule, train
         schedule: The steps.
         trainer: The model and the device.
     """
-    counts = ", ".join(f"{len(places)} {kind}s" for kind, places in indices_by_kind(training).items())
+    kinds = Counter(record.kind for record in training.records)
+    counts = ", ".join(f"{count} {kind}s" for kind, count in sorted(kinds.items()))
     learning = sum(value.numel() for value in trainer.network.parameters() if value.requires_grad)
     precision = "bf16" if trainer.args.bf16 else "fp32"
     announcer.say(f"{counts}; {learning / 1e6:.1f} M parameters learn on {trainer.args.device.type} in {precision}")
@@ -126,12 +129,12 @@ def run_trainer(trainer: RunTrainer, announcer: Announcer) -> None:
                 callback.close()
 
 
-def save_final(model: PreTrainedModel, contract: PreprocessingContract, path: Path) -> None:
+def save_final(model: PreTrainedModel, contract: PreprocessingContract | Med2E3Processor, path: Path) -> None:
     """Write model and contract to the run's root; each file is there as a whole or not at all.
 
     Args:
         model: To be saved.
-        contract: Saved beside it.
+        contract: Saved beside it; a processor holds one.
         path: The run's folder.
     """
     temporary = path / ".final"
@@ -139,6 +142,9 @@ def save_final(model: PreTrainedModel, contract: PreprocessingContract, path: Pa
     model.save_pretrained(temporary)
     contract.save_pretrained(temporary)
     for file in sorted(temporary.iterdir(), key=lambda file: file.name == "contract.json"):
-        shutil.copymode(temporary / "contract.json", file)  # safetensors are written for their owner only
+        if file.is_dir():
+            shutil.rmtree(path / file.name, ignore_errors=True)  # of a session that was killed right here
+        else:
+            shutil.copymode(temporary / "contract.json", file)  # safetensors are written for their owner only
         os.replace(file, path / file.name)
     temporary.rmdir()

@@ -24,6 +24,7 @@ from crossdim.training.provenance import RunFolder
 from crossdim.training.schedule import Schedule
 from crossdim.training.sections import HardwareSection, OptimisationSection
 from crossdim.transforms.contract import PreprocessingContract
+from crossdim.transforms.text import Med2E3Processor
 
 
 def training_arguments(
@@ -178,7 +179,7 @@ class Plan:
         schedule: Every batch of the run.
         dataset: Indexed by the schedule's draws.
         collate: Samples → batch with the model's arguments.
-        contract: Saved in every checkpoint.
+        contract: Saved in every checkpoint; a processor holds one.
         learning_rate: Of the last layer, already scaled.
         weight_decay: Of matrices and kernels.
         layer_decay: Factor on the learning rate from each layer to the one below.
@@ -190,7 +191,7 @@ class Plan:
     schedule: Schedule
     dataset: Dataset[Any]
     collate: Callable[[list[Any]], Batch]
-    contract: PreprocessingContract
+    contract: PreprocessingContract | Med2E3Processor
     learning_rate: float
     weight_decay: float
     layer_decay: float = 1.0
