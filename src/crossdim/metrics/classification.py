@@ -9,13 +9,12 @@ Averages (AUC, precision, recall, F1) are over the classes that occur in the tru
 notes. With two exclusive classes the AUC and the average precision are those of the second, the positive class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num, Shaped
+from jaxtyping import Bool, Float, Num, Shaped
 
 from crossdim.errors import ContractError, RecipeError
 from crossdim.metrics.calibration import Calibration, calibration
@@ -28,7 +27,9 @@ from crossdim.metrics.resampling import (
     Problem,
     cases_right,
     estimate,
+    patient_groups,
     patient_weights,
+    plain_numbers,
     resampled_scores,
     weighted_confusion,
     weighted_scores,
@@ -99,7 +100,7 @@ class ClassificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, strings and numbers; what is undefined is None, so that JSON can hold it."""
-        return _plain(asdict(self) | {"interval": LEVEL, "resampled": "patients"})
+        return plain_numbers(asdict(self) | {"interval": LEVEL, "resampled": "patients"})
 
 
 def evaluate_classification(
@@ -127,7 +128,7 @@ def evaluate_classification(
         RecipeError: If labels, patients, classes or ``bootstrap`` do not fit.
     """
     cases = _cases(probabilities, labels, problem, classes)
-    groups = _groups(patients, len(cases.truth), bootstrap)
+    groups = patient_groups(patients, len(cases.truth), bootstrap)
     point = weighted_scores(cases, np.ones((1, len(cases.truth))))
     resampled = resampled_scores(cases, groups, bootstrap, seed)
     several = bool(groups.max() > 0)
@@ -229,7 +230,7 @@ def paired_bootstrap(
     """
     names = [str(place) for place in range(probabilities_a.shape[1])]
     first, second = (_cases(each, labels, problem, names) for each in (probabilities_a, probabilities_b))
-    groups = _groups(patients, len(first.truth), bootstrap)
+    groups = patient_groups(patients, len(first.truth), bootstrap)
     ones = np.ones((1, len(first.truth)))
     point = _differences(first, second, ones)
     blocks = [_differences(first, second, weights) for weights in patient_weights(groups, bootstrap, seed)]
@@ -324,24 +325,3 @@ def _truth(
             "Evaluate with the classes that the model was trained for",
         )
     return labels[:, None] == np.arange(len(classes))
-
-
-def _groups(
-    patients: Sequence[str] | Shaped[np.ndarray, " patients"] | None, cases: int, bootstrap: int
-) -> Int[np.ndarray, " cases"]:
-    if bootstrap < 1:
-        raise RecipeError("bootstrap", f"is {bootstrap}", "Ask for at least one resample; 1000 is usual")
-    if patients is None:
-        return np.arange(cases)
-    if len(patients) != cases:
-        raise RecipeError("patients", f"there are {len(patients)} for {cases} cases", "Name one for each case")
-    return np.unique([str(patient) for patient in patients], return_inverse=True)[1]
-
-
-def _plain(value: Any) -> Any:
-    """Replace NaN and infinity by None and tuples by lists, at every depth."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -7,14 +7,16 @@ scikit-learn's on the cases repeated that often (``tests/metrics/test_resampling
 A metric that a resample does not define (a class that occurs in the data is missing from it) is NaN there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, nan
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
+
+from crossdim.errors import RecipeError
 
 Problem = Literal["multiclass", "multilabel", "ordinal"]
 
@@ -110,6 +112,41 @@ def patient_weights(
     for start in range(0, resamples, block):
         counts = generator.multinomial(patients, chances, size=min(block, resamples - start))
         yield counts[:, groups].astype(np.float64)
+
+
+def patient_groups(
+    patients: Sequence[str] | Shaped[np.ndarray, " patients"] | None, cases: int, bootstrap: int
+) -> Int[np.ndarray, " cases"]:
+    """Number the patients from zero without gaps.
+
+    Args:
+        patients: Who each case belongs to; None if every case is a patient of its own.
+        cases: How many there are.
+        bootstrap: Resamples that are asked for.
+
+    Raises:
+        RecipeError: If there are too few patients or resamples.
+    """
+    if bootstrap < 1:
+        raise RecipeError("bootstrap", f"is {bootstrap}", "Ask for at least one resample; 1000 is usual")
+    if patients is None:
+        return np.arange(cases)
+    if len(patients) != cases:
+        raise RecipeError("patients", f"there are {len(patients)} for {cases} cases", "Name one for each case")
+    return np.unique([str(patient) for patient in patients], return_inverse=True)[1]
+
+
+def plain_numbers(value: Any) -> Any:
+    """Replace NaN and infinity by None and tuples by lists, at every depth, so that JSON can hold a result.
+
+    Args:
+        value: Dicts, lists, tuples, strings and numbers.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_numbers(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def resampled_scores(cases: Cases, groups: Int[np.ndarray, " cases"], resamples: int, seed: int) -> Scores:
