@@ -134,6 +134,7 @@ class Manifest:
         header: Name, root, tasks, seed and source.
         records: The samples, in the file's order.
         skipped: What the scan that built it had to leave out; reported once, not saved.
+        notes: What the reader that built it decided on the way; reported once, not saved.
 
     Raises:
         RecipeError: If two records share an id, or a label names no task or no class of its task.
@@ -142,6 +143,7 @@ class Manifest:
     header: Header
     records: tuple[Record, ...]
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.header, self.records, lambda index: f"manifest '{self.header.name}', record {index + 1}")

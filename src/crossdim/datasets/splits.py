@@ -8,6 +8,7 @@ what is left over in one stratum is made up in the next, and no patient is ever 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from crossdim.datasets.manifest import SPLITS, Manifest, Record, SplitName
 from crossdim.errors import RecipeError
@@ -49,7 +50,7 @@ def split_by_patient(
     sizes = {patient: len(patients[patient]) for patient in order}
     split_of = _share_out(order, sizes, dict(zip(SPLITS, fractions, strict=True)))
     records = tuple(record.model_copy(update={"split": split_of[record.patient_id]}) for record in manifest.records)
-    return Manifest(manifest.header.model_copy(update={"split_seed": seed}), records, manifest.skipped)
+    return replace(manifest, header=manifest.header.model_copy(update={"split_seed": seed}), records=records)
 
 
 def carve_validation(manifest: Manifest, fraction: float = 0.1, seed: int = 0, stratify: str | None = None) -> Manifest:
@@ -75,7 +76,7 @@ def carve_validation(manifest: Manifest, fraction: float = 0.1, seed: int = 0, s
     records = tuple(
         record.model_copy(update={"split": split_of.get(record.id, record.split)}) for record in manifest.records
     )
-    return Manifest(drawn.header, records, manifest.skipped)
+    return replace(manifest, header=drawn.header, records=records)
 
 
 def _check_fractions(fractions: Fractions) -> None:
