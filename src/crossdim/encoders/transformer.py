@@ -68,6 +68,23 @@ def check_segments(hidden: Float[Tensor, "batch tokens dim"], segment_lengths: S
         )
 
 
+def layers_used(layer: int, layers: int) -> int:
+    """Return how many layers come before a chosen hidden state.
+
+    Args:
+        layer: 0 is the input of the first layer; negative numbers count from the last layer.
+        layers: Layers of the stack.
+
+    Raises:
+        ContractError: There is no such layer.
+    """
+    if not -layers - 1 <= layer <= layers:
+        raise ContractError(
+            f"layer {layer}", f"is not among the {layers} layers", f"Give a number from {-layers - 1} to {layers}"
+        )
+    return layer % (layers + 1)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; ``(batch, tokens, dim)`` → the same.
 
@@ -202,3 +219,20 @@ class TransformerEncoder(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, segment_lengths)
         return self.norm(hidden)
+
+    def hidden_state(
+        self, hidden: Float[Tensor, "batch tokens dim"], layer: int = -1, norm: bool = False
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Return what one layer puts out; the last layer with the norm is :meth:`forward`.
+
+        Args:
+            hidden: Tokens with their position codes added.
+            layer: 0 is the input, 1 the first layer's output; negative numbers count from the last layer.
+            norm: Whether the final norm follows.
+
+        Raises:
+            ContractError: There is no such layer.
+        """
+        for each in self.layers[: layers_used(layer, len(self.layers))]:
+            hidden = each(hidden)
+        return self.norm(hidden) if norm else hidden

@@ -1,0 +1,166 @@
+"""Text-guided inter-slice scoring (TG-IS): how much each slice of a volume matters to a question.
+
+Shi et al., "Med-2E3: A 2D-Enhanced 3D Medical Multimodal Large Language Model", 2024. For slice j,
+``z^j = mean([z_3D^j ; z_2D^j])`` over tokens, where ``z_3D^j`` is the row of 3D tokens at the slice's depth;
+``s = softmax_j(z^j . z_T / temperature)``; the slices' 2D tokens are summed with these weights.
+
+Nothing of the size of the concatenation is built: means are weighted by their numbers of tokens. A softmax sums to one
+and the 2D connector's second map is linear, so it may follow the weighted sum (its bias then counts ``sum(s)`` times,
+which matters only under dropout).
+
+Differs from the authors' code: rows are found by position, for any number of slices and rows (theirs are 8 slices to a
+row, 4 rows); several questions may ask about one volume; the softmax is taken in float32.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+SliceWeights = Literal["tgis", "tgis_2d_only", "tgis_3d_only", "learned", "uniform", "max", "top_k"]
+"""How slices are weighted.
+
+``tgis``, ``tgis_2d_only``, ``tgis_3d_only``: by the question, from both encoders' tokens or one's. ``learned``: by a
+linear map of the slice, whatever the question. ``uniform``: their mean. ``max``: the largest value of each feature over
+the slices. ``top_k``: ``tgis`` scores of the k best slices, renormalised.
+"""
+
+ScoreKey = Literal["both", "3d", "2d", "global_3d"]
+"""What a slice's key is the mean of.
+
+``both``: its 3D row and its 2D tokens; ``3d``: its 3D row; ``2d``: its 2D tokens; ``global_3d``: all 3D tokens and its
+2D tokens.
+"""
+
+
+def slice_rows(slices: int, rows: int) -> Int[Tensor, " slices"]:
+    """Return the row of 3D tokens at each slice's depth: ``floor((j + 1/2) / slices * rows)``.
+
+    Args:
+        slices: Number of slices.
+        rows: Rows of 3D tokens along the slice axis, equally spaced.
+    """
+    return (2 * torch.arange(slices) + 1) * rows // (2 * slices)
+
+
+def slice_keys(
+    key: ScoreKey,
+    z_3d: Float[Tensor, "volumes tokens dim"] | None,
+    rows: int,
+    means_2d: Float[Tensor, "volumes slices dim"],
+    tokens_2d: int,
+) -> Float[Tensor, "volumes slices dim"]:
+    """Return the mean of the tokens that speak for each slice.
+
+    Args:
+        key: Which tokens these are.
+        z_3d: Connected 3D tokens, depth-major; not needed for ``2d``.
+        rows: Rows of 3D tokens along the slice axis.
+        means_2d: Mean of each slice's connected 2D tokens.
+        tokens_2d: 2D tokens of a slice.
+    """
+    if key == "2d":
+        return means_2d
+    assert z_3d is not None
+    depth = 1 if key == "global_3d" else rows
+    means_3d = z_3d.unflatten(1, (depth, -1)).mean(dim=2)
+    of_slice = means_3d[:, slice_rows(means_2d.shape[1], depth).to(means_3d.device)]
+    if key == "3d":
+        return of_slice
+    tokens_3d = z_3d.shape[1] // depth
+    return (tokens_3d * of_slice + tokens_2d * means_2d) / (tokens_3d + tokens_2d)
+
+
+def weighted_slices(
+    scores: Float[Tensor, "placeholders slices"],
+    slices: Float[Tensor, "volumes slices tokens dim"],
+    volume_index: Int[Tensor, " placeholders"],
+) -> Float[Tensor, "placeholders tokens dim"]:
+    """Return the sum of a volume's slices for each placeholder that shows it, weighted by its scores.
+
+    Args:
+        scores: One weight for each slice.
+        slices: Tokens of the slices; shared by all placeholders of a volume, never repeated.
+        volume_index: Which volume each placeholder shows.
+    """
+    order = torch.argsort(volume_index, stable=True)
+    counts = torch.bincount(volume_index, minlength=len(slices)).tolist()
+    parts = scores.to(slices.dtype)[order].split(counts)
+    sums = [part @ volume.flatten(1) for part, volume in zip(parts, slices.unbind(0), strict=True)]
+    return torch.cat(sums)[torch.argsort(order)].unflatten(1, slices.shape[2:])
+
+
+def slice_loss(
+    logits: Float[Tensor, "placeholders slices"],
+    targets: Float[Tensor, "placeholders slices"] | Int[Tensor, "placeholders slices"],
+) -> Float[Tensor, ""]:
+    """Return ``-log`` of the score mass on the true slices, averaged over placeholders that have true slices.
+
+    Args:
+        logits: Scores before the softmax.
+        targets: 1 for a true slice, 0 for another one, -1 or NaN where nothing is known.
+    """
+    true = targets > 0.5
+    known = true.any(dim=1)
+    logits, true = logits[known], true[known]
+    mass = logits.masked_fill(~true, float("-inf")).logsumexp(dim=1)
+    return (logits.logsumexp(dim=1) - mass).sum() / max(1, len(logits))
+
+
+class SliceScorer(nn.Module):
+    """Keys and questions → scores that sum to one over the slices of a volume.
+
+    Args:
+        weights: How slices are weighted.
+        dim: Width of the keys.
+        temperature: Divides the relevance (5 as released, 1 in the first version of the paper).
+        top_k: Slices that are kept by ``top_k``.
+    """
+
+    def __init__(self, weights: SliceWeights, dim: int, temperature: float, top_k: int) -> None:
+        super().__init__()
+        self.weights, self.temperature, self.top_k = weights, temperature, top_k
+        self.linear = nn.Linear(dim, 1) if weights == "learned" else None
+
+    def forward(
+        self,
+        keys: Float[Tensor, "volumes slices dim"],
+        question: Float[Tensor, "placeholders dim"] | None,
+        volume_index: Int[Tensor, " placeholders"],
+    ) -> tuple[Float[Tensor, "placeholders slices"], Float[Tensor, "placeholders slices"]]:
+        """Score the slices.
+
+        Args:
+            keys: What speaks for each slice.
+            question: Text feature of each placeholder's question.
+            volume_index: Which volume each placeholder shows.
+
+        Returns:
+            Scores, and the logits whose softmax they are (before a choice of the k best), at least float32.
+        """
+        if self.linear is not None:
+            relevance = self.linear(keys)[..., 0][volume_index]
+        else:
+            assert question is not None
+            relevance = torch.einsum("psd,pd->ps", keys[volume_index], question.to(keys.dtype))
+        logits = relevance.to(torch.promote_types(relevance.dtype, torch.float32)) / self.temperature
+        if self.weights != "top_k":
+            return logits.softmax(dim=1), logits
+        best = logits.topk(min(self.top_k, logits.shape[1]), dim=1)
+        scores = torch.zeros_like(logits).scatter(1, best.indices, best.values.softmax(dim=1))
+        return scores, logits
+
+
+def strongest_slices(
+    slices: Float[Tensor, "volumes slices tokens dim"],
+) -> tuple[Float[Tensor, "volumes tokens dim"], Float[Tensor, "volumes slices"]]:
+    """Return the largest value of each feature over the slices, and the share of them that each slice supplied.
+
+    Args:
+        slices: Connected 2D tokens.
+    """
+    largest, place = slices.max(dim=1)
+    place = place.flatten(1)
+    counts = torch.zeros(slices.shape[:2], device=slices.device).scatter_add(1, place, torch.ones_like(place).float())
+    return largest, counts / place.shape[1]
