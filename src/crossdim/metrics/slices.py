@@ -17,22 +17,22 @@ from math import isfinite, nan
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Num
 
 from crossdim.errors import ContractError, RecipeError
+from crossdim.metrics.pooling import Differences, Pooled, Tally, differences_from, pool, pooled_from
 from crossdim.metrics.resampling import (
     LEVEL,
-    Estimate,
-    estimate,
     patient_groups,
-    patient_weights,
     plain_numbers,
-    ratio,
     weighted_auc,
     weighted_average_precision,
 )
 
 METRICS = ("auroc", "average_precision", "pointing")
+OTHERS = {"uniform": "equal scores", "prior": "the usual place of ranges in training"}
+"""What stands beside the model, in words."""
+
 PRIOR_POSITIONS = 64
 """Relative positions, from the first to the last slice, at which the prior is kept."""
 
@@ -60,38 +60,6 @@ class SliceQuestion:
 
 
 @dataclass(frozen=True)
-class SliceTypeScores:
-    """Localisation for one type of question.
-
-    Attributes:
-        name: The type.
-        questions: How many were measured.
-        patients: Whose they are.
-        metrics: ``auroc``, ``average_precision``, ``pointing``.
-    """
-
-    name: str
-    questions: int
-    patients: int
-    metrics: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
-class SliceScorerResult:
-    """Localisation of one scorer.
-
-    Attributes:
-        metrics: Means over all questions.
-        types: The same for each type.
-        difference: The model minus this scorer, on the same resamples; empty for the model itself.
-    """
-
-    metrics: dict[str, Estimate]
-    types: tuple[SliceTypeScores, ...]
-    difference: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
 class SliceReport:
     """How well slices were found.
 
@@ -101,7 +69,9 @@ class SliceReport:
         left_out: Why questions were not measured, and how many.
         bootstrap: Resamples that were drawn.
         seed: Of the drawing.
-        scorers: ``model``, ``uniform`` and, where training ranges are known, ``prior``.
+        scorers: ``model``, ``uniform`` and, where training ranges are known, ``prior``; means over questions (micro),
+            over types (macro) and of each type, of ``auroc``, ``average_precision`` and ``pointing``.
+        differences: The model minus each of the other scorers.
         items: Of each measured question: id, type, and the model's numbers.
         flags: What makes the numbers suspicious.
     """
@@ -111,7 +81,8 @@ class SliceReport:
     left_out: dict[str, int]
     bootstrap: int
     seed: int
-    scorers: dict[str, SliceScorerResult]
+    scorers: dict[str, Pooled]
+    differences: dict[str, Differences]
     items: tuple[dict[str, Any], ...]
     flags: tuple[str, ...]
 
@@ -127,29 +98,15 @@ class SliceReport:
             document: From JSON.
         """
         kept = {field.name: document[field.name] for field in fields(cls)}
-        scorers = {
-            name: SliceScorerResult(
-                estimates_from(each["metrics"]),
-                tuple(
-                    SliceTypeScores(**{**kind, "metrics": estimates_from(kind["metrics"])}) for kind in each["types"]
-                ),
-                estimates_from(each["difference"]),
-            )
-            for name, each in document["scorers"].items()
-        }
-        return cls(**kept | {"scorers": scorers, "items": tuple(document["items"]), "flags": tuple(document["flags"])})
-
-
-def estimates_from(document: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Return estimates from JSON, where None stands for what is undefined.
-
-    Args:
-        document: Estimates as dicts, by name.
-    """
-    return {
-        name: Estimate(**{key: nan if value is None else value for key, value in each.items()})
-        for name, each in document.items()
-    }
+        return cls(
+            **kept
+            | {
+                "scorers": {name: pooled_from(each) for name, each in document["scorers"].items()},
+                "differences": {name: differences_from(each) for name, each in document["differences"].items()},
+                "items": tuple(document["items"]),
+                "flags": tuple(document["flags"]),
+            }
+        )
 
 
 def slice_scores(scores: Num[np.ndarray, " slices"], targets: Bool[np.ndarray, " slices"]) -> dict[str, float]:
@@ -219,18 +176,18 @@ def evaluate_slices(
     if not measured:
         raise RecipeError("slice localisation", f"none of {len(questions)} questions can be measured", "Leave it out")
     groups = patient_groups([question.patient for question in measured], len(measured), bootstrap)
-    tables = {"model": _table(measured, lambda question: question.scores)}
-    tables["uniform"] = _table(measured, lambda question: np.full(len(question.scores), 1 / len(question.scores)))
+    tallies = {"model": _tally(measured, lambda question: question.scores)}
+    tallies["uniform"] = _tally(measured, lambda question: np.full(len(question.scores), 1 / len(question.scores)))
     if prior is not None:
-        tables["prior"] = _table(measured, lambda question: prior(len(question.scores)))
-    types = np.array([question.type for question in measured])
-    scorers = _estimate_all(tables, types, groups, bootstrap, seed)
+        tallies["prior"] = _tally(measured, lambda question: prior(len(question.scores)))
+    scorers, differences = pool(tallies, [question.type for question in measured], groups, bootstrap, seed)
     items = tuple(
         {"id": question.id, "type": question.type} | dict(zip(METRICS, row.tolist(), strict=True))
-        for question, row in zip(measured, tables["model"], strict=True)
+        for question, row in zip(measured, tallies["model"].gained, strict=True)
     )
     patients = int(groups.max()) + 1
-    return SliceReport(len(measured), patients, left_out, bootstrap, seed, scorers, items, _flags(measured, scorers))
+    flags = _flags(measured, scorers["model"], differences)
+    return SliceReport(len(measured), patients, left_out, bootstrap, seed, scorers, differences, items, flags)
 
 
 def _check(question: SliceQuestion) -> None:
@@ -246,66 +203,23 @@ def _check(question: SliceQuestion) -> None:
         )
 
 
-def _table(
-    questions: Sequence[SliceQuestion], scorer: Callable[[SliceQuestion], Num[np.ndarray, " slices"]]
-) -> Float[np.ndarray, "questions metrics"]:
-    rows = []
-    for question in questions:
-        assert question.targets is not None
-        scores = slice_scores(scorer(question), question.targets)
-        rows.append([scores[name] for name in METRICS])
-    return np.array(rows)
+def _tally(questions: Sequence[SliceQuestion], scorer: Callable[[SliceQuestion], Num[np.ndarray, " slices"]]) -> Tally:
+    found = [slice_scores(scorer(each), each.targets) for each in questions if each.targets is not None]
+    return Tally.of_scores({name: [scores[name] for scores in found] for name in METRICS})
 
 
-def _estimate_all(
-    tables: Mapping[str, Float[np.ndarray, "questions metrics"]],
-    types: np.ndarray,
-    groups: Int[np.ndarray, " questions"],
-    bootstrap: int,
-    seed: int,
-) -> dict[str, SliceScorerResult]:
-    weights = np.concatenate(list(patient_weights(groups, bootstrap, seed)))
-
-    def means(table: np.ndarray, kept: np.ndarray) -> dict[str, Estimate]:
-        total = weights[:, kept].sum(axis=1)
-        resampled = ratio(weights[:, kept] @ table[kept], total[:, None])
-        several = len(np.unique(groups[kept])) > 1
-        return {
-            name: estimate(float(table[kept, place].mean()), resampled[:, place], several)
-            for place, name in enumerate(METRICS)
-        }
-
-    every = np.ones(len(types), dtype=bool)
-    return {
-        scorer: SliceScorerResult(
-            means(table, every),
-            tuple(
-                SliceTypeScores(
-                    name, int(kept.sum()), len(np.unique(groups[kept])), means(table, np.asarray(kept, dtype=bool))
-                )
-                for name in sorted(set(types.tolist()))
-                for kept in [types == name]
-            ),
-            {} if scorer == "model" else means(tables["model"] - table, every),
-        )
-        for scorer, table in tables.items()
-    }
-
-
-def _flags(questions: Sequence[SliceQuestion], scorers: Mapping[str, SliceScorerResult]) -> tuple[str, ...]:
+def _flags(
+    questions: Sequence[SliceQuestion], model: Pooled, differences: Mapping[str, Differences]
+) -> tuple[str, ...]:
     flags = []
-    model = scorers["model"].metrics
-    if model["auroc"].value == 1 and len(questions) > 1:
+    auroc = model.micro["auroc"]
+    if auroc.value == 1 and len(questions) > 1:
         flags.append("Every range is found perfectly: look for scores that were made from the targets.")
     if all(np.ptp(question.scores) == 0 for question in questions):
         flags.append("All slices get the same score.")
-    if isfinite(model["auroc"].high) and model["auroc"].high < 0.5:
+    if isfinite(auroc.high) and auroc.high < 0.5:
         flags.append("Slices in the range score lower than the others: the slice axis may run the other way.")
-    for name in ("uniform", "prior"):
-        if name in scorers and not scorers[name].difference["auroc"].low > 0:
-            flags.append(f"No better than {OTHERS[name]}: the interval of the difference in AUROC holds zero.")
+    for name, words in OTHERS.items():
+        if name in differences and not differences[name].micro["auroc"].low > 0:
+            flags.append(f"No better than {words}: the interval of the difference in AUROC is not above zero.")
     return tuple(flags)
-
-
-OTHERS = {"uniform": "equal scores", "prior": "the usual place of ranges in training"}
-"""What stands beside the model, in words."""
