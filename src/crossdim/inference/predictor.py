@@ -1,15 +1,8 @@
-"""Three verbs: load a run, predict from files, embed files.
-
->>> import crossdim
->>> model = crossdim.load("runs/grading")            # doctest: +SKIP
->>> model.predict("photo.jpg").label                 # doctest: +SKIP
->>> model.embed(["photo.jpg", "scan.nii.gz"]).shape  # doctest: +SKIP
-"""
+"""Files to classes and features, through a trained encoder or classifier."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
@@ -17,56 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossdim.errors import ContractError, ReadError
+from crossdim.errors import ContractError
 from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
-from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.readers import read_channels
 from crossdim.samples import Prediction
-from crossdim.training.checkpoints import last_complete
-from crossdim.training.progress import quiet_transformers
 from crossdim.transforms.collate import padding_mask
 from crossdim.transforms.contract import Prepared, PreprocessingContract
 
 Source = str | PathLike[str]
 Progress = Callable[[int, int], None]
-
-
-def load(run_or_checkpoint: Source, device: str | None = None) -> "Predictor":
-    """Load a fine-tuned classifier, a pre-trained encoder, or a converted checkpoint.
-
-    Args:
-        run_or_checkpoint: A run folder, one of its checkpoints, or a converted folder: what holds ``config.json``,
-            ``model.safetensors`` and ``contract.json``. A run that has not finished gives its last complete checkpoint.
-        device: ``cuda``, ``cpu``, ...; a GPU if there is one when left out. On a GPU it runs in bf16.
-
-    Raises:
-        ReadError: The folder does not exist or holds no model.
-    """
-    folder = _model_folder(Path(run_or_checkpoint))
-    config = Uni4EyeConfig.from_pretrained(folder)
-    names = config.architectures or []
-    classifies = Uni4EyeForImageClassification.__name__ in names
-    with quiet_transformers():
-        model = (Uni4EyeForImageClassification if classifies else Uni4EyeModel).from_pretrained(folder)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = model.eval()
-    torch.nn.Module.to(model, chosen)
-    return Predictor(model, PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
-
-
-def _model_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise ReadError(path, "is not a folder", "Give the folder of a run, a checkpoint or a converted model")
-    if (path / "config.json").is_file():
-        return path
-    checkpoint = last_complete(path / "checkpoints")
-    if checkpoint is None:
-        remedy = "Give the folder written by pretrain, finetune or convert"
-        raise ReadError(path, "holds no config.json and no complete checkpoint", remedy)
-    if not (checkpoint / "config.json").is_file():
-        reason = f"has not finished, and its checkpoint {checkpoint.name} holds an adapter or a classifier alone"
-        raise ReadError(path, reason, "Let the run finish: give its command again")
-    return checkpoint
 
 
 class Predictor:

@@ -1,0 +1,14 @@
+"""Trained models and new files: load a run, then predict, embed or ask.
+
+>>> import crossdim
+>>> model = crossdim.load("runs/grading")                       # doctest: +SKIP
+>>> model.predict("photo.jpg").label                            # doctest: +SKIP
+>>> model.embed(["photo.jpg", "scan.nii.gz"]).shape             # doctest: +SKIP
+>>> model = crossdim.load("runs/answers")                       # doctest: +SKIP
+>>> model.ask("scan.nii.gz", "Is the left kidney larger?").text  # doctest: +SKIP
+"""
+
+from crossdim.inference.loading import load, load_predictor
+from crossdim.inference.predictor import Predictor
+
+__all__ = ["Predictor", "load", "load_predictor"]
