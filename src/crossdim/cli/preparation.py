@@ -1,29 +1,13 @@
 """`crossdim prepare`: manifests from folders, tables and public data sets, split by patient and audited."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from crossdim.cli.console import Json, bar, examples, print_json, show_facts
+from crossdim.cli import dialogue_preparation
+from crossdim.cli.console import Json, bar, examples
+from crossdim.cli.summary import Audit, Fractions, Out, Seed, Validation, finish
 from crossdim.errors import RecipeError
-
-if TYPE_CHECKING:
-    from crossdim.datasets.audit import Finding
-    from crossdim.datasets.manifest import Manifest
-
-Out = Annotated[Path, typer.Option(metavar="JSONL", help="The manifest to write.")]
-Fractions = Annotated[
-    tuple[float, float, float], typer.Option(metavar="TRAIN VAL TEST", help="Shares of the parts; 1 0 0 for no split.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of the split; stored in the manifest.")]
-Validation = Annotated[float, typer.Option(help="Share of the training part that becomes validation.")]
-Audit = Annotated[bool, typer.Option(help="Read every file again and look for leaks, duplicates and empty files.")]
-
-SHOWN = 5
-"""Lines of a kind that are printed in full; `--json` has all of them."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,6 +49,7 @@ def register(app: typer.Typer) -> None:
             "crossdim prepare decathlon Task03_Liver/ --structures --out liver.jsonl",
         )
     )(decathlon)
+    dialogue_preparation.register(prepare)
     app.add_typer(prepare)
 
 
@@ -108,7 +93,7 @@ def folder(
         )
     if not split_folders:
         manifest = split_by_patient(manifest, fractions, seed, stratify=task)
-    _finish(manifest, out, audit, as_json)
+    finish(manifest, out, audit, as_json)
 
 
 def table(
@@ -154,7 +139,7 @@ def table(
         )
     if split is None:
         manifest = split_by_patient(manifest, fractions, seed, stratify=label[0] if label else None)
-    _finish(manifest, out, audit, as_json)
+    finish(manifest, out, audit, as_json)
 
 
 def _ordinal_classes(text: str) -> tuple[str, tuple[str, ...]]:
@@ -173,7 +158,7 @@ def medmnist(
     """Make a manifest of a MedMNIST file, with its official parts."""
     from crossdim.datasets.medmnist import from_medmnist
 
-    _finish(from_medmnist(path), out, audit, as_json)
+    finish(from_medmnist(path), out, audit, as_json)
 
 
 def idrid(
@@ -189,7 +174,7 @@ def idrid(
 
     with bar(f"reading {path}") as progress:
         manifest = from_idrid(path, validation=validation, seed=seed, progress=progress)
-    _finish(manifest, out, audit, as_json)
+    finish(manifest, out, audit, as_json)
 
 
 def decathlon(
@@ -208,79 +193,4 @@ def decathlon(
 
     with bar(f"reading {path}") as progress:
         manifest = from_decathlon(path, structures=structures, validation=validation, seed=seed, progress=progress)
-    _finish(manifest, out, audit, as_json)
-
-
-@dataclass(frozen=True)
-class _Summary:
-    """What a new manifest holds; the `--json` of every `prepare`."""
-
-    path: str
-    name: str
-    sha256: str
-    kinds: dict[str, int]
-    patients: int
-    parts: dict[str, int]
-    labels: dict[str, dict[str, dict[str, int]]]
-    skipped: tuple[dict[str, str], ...]
-    findings: tuple[dict[str, str], ...]
-
-
-def _finish(manifest: "Manifest", out: Path, audit: bool, as_json: bool) -> None:
-    """Save the manifest, audit it if asked to, and say what it holds."""
-    manifest.save(out)
-    findings: list[Finding] = []
-    if audit:
-        from crossdim.datasets.audit import audit as look_for_problems
-
-        with bar("auditing") as progress:
-            findings = look_for_problems(manifest, progress=progress)
-    summary = _summarise(manifest, out, findings)
-    if as_json:
-        print_json(summary)
-    else:
-        show_facts(_facts(summary))
-
-
-def _summarise(manifest: "Manifest", out: Path, findings: "list[Finding]") -> _Summary:
-    from collections import Counter
-
-    from crossdim.datasets.audit import count_labels
-    from crossdim.datasets.manifest import SPLITS
-
-    counts = Counter(record.split for record in manifest.records)
-    labels = {
-        task: {label: {str(part): count for part, count in parts.items()} for label, parts in classes.items()}
-        for task, classes in count_labels(manifest).items()
-    }
-    return _Summary(
-        path=str(out),
-        name=manifest.header.name,
-        sha256=manifest.sha256,
-        kinds=dict(Counter(record.kind for record in manifest.records)),
-        patients=len({record.patient_id for record in manifest.records}),
-        parts={str(part): count for part in (*SPLITS, None) if (count := counts[part])},
-        labels=labels,
-        skipped=tuple({"path": skipped.path, "reason": skipped.reason} for skipped in manifest.skipped),
-        findings=tuple({"severity": f.severity, "problem": f.problem, "message": f.message} for f in findings),
-    )
-
-
-def _facts(summary: _Summary) -> Iterator[tuple[str, str]]:
-    yield "manifest", summary.path
-    yield "holds", ", ".join(f"{count} {kind}s" for kind, count in summary.kinds.items())
-    yield "patients", str(summary.patients)
-    yield "parts", ", ".join(f"{part} {count}" for part, count in summary.parts.items())
-    for task, classes in summary.labels.items():
-        for label, parts in classes.items():
-            yield f"task {task}", f"{label}: {', '.join(f'{part} {count}' for part, count in parts.items())}"
-    yield from _first("left out", [f"{skipped['path']}: {skipped['reason']}" for skipped in summary.skipped])
-    for severity in ("error", "warning"):
-        messages = [finding["message"] for finding in summary.findings if finding["severity"] == severity]
-        yield from _first(severity, messages)
-
-
-def _first(name: str, lines: list[str]) -> Iterator[tuple[str, str]]:
-    yield from ((name, line) for line in lines[:SHOWN])
-    if len(lines) > SHOWN:
-        yield name, f"and {len(lines) - SHOWN} more; --json lists all"
+    finish(manifest, out, audit, as_json)

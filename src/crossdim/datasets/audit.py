@@ -2,12 +2,13 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from crossdim.datasets.dialogue import Turn
 from crossdim.datasets.manifest import SPLITS, Manifest, Progress, Record, SplitName
 from crossdim.datasets.scan import values_of
 from crossdim.errors import CrossdimError
@@ -21,6 +22,9 @@ Problem = Literal[
     "duplicate",
     "conflicting_labels",
     "class_without_examples",
+    "question_without_answer",
+    "conflicting_answers",
+    "empty_reference",
 ]
 
 ERRORS: tuple[Problem, ...] = ("unreadable", "wrong_kind", "patient_in_several_splits", "duplicate_across_splits")
@@ -54,10 +58,10 @@ def audit(manifest: Manifest, *, read_files: bool = True, progress: Progress | N
 
     Args:
         manifest: The data set.
-        read_files: Whether to read every file; without, only patients and classes are looked at.
+        read_files: Whether to read every file; without, only patients, classes and dialogues are looked at.
         progress: Called after each file.
     """
-    findings = [*_patient_leaks(manifest.records), *_absent_classes(manifest)]
+    findings = [*_patient_leaks(manifest.records), *_absent_classes(manifest), *_dialogues(manifest.records)]
     if read_files:
         findings += _content(manifest, progress)
     return sorted(findings, key=lambda finding: (finding.severity, finding.problem, finding.records))
@@ -78,6 +82,26 @@ def count_labels(manifest: Manifest) -> dict[str, dict[str, dict[SplitName | Non
             for index in label if isinstance(label, tuple) else (label,):
                 counts[name][manifest.header.tasks[name].classes[index]][record.split] += 1
     return counts
+
+
+def count_questions(manifest: Manifest) -> dict[str, dict[str, dict[SplitName | None, int]]]:
+    """Return how many questions there are: form to type to part to number of turns.
+
+    Args:
+        manifest: The data set; the parts are those it has, None for records in none.
+    """
+    parts = _parts(manifest)
+    counts: dict[str, dict[str, dict[SplitName | None, int]]] = {}
+    for record, _, turns in _said(manifest.records):
+        for turn in turns:
+            counts.setdefault(turn.form, {}).setdefault(turn.type, dict.fromkeys(parts, 0))[record.split] += 1
+    return {form: dict(sorted(counts[form].items())) for form in sorted(counts)}
+
+
+def _said(records: Iterable[Record]) -> Iterator[tuple[Record, str, tuple[Turn, ...]]]:
+    for record in records:
+        for dialogue in record.dialogues:
+            yield record, dialogue.id, dialogue.turns
 
 
 def _parts(manifest: Manifest) -> list[SplitName | None]:
@@ -105,17 +129,59 @@ def _absent_classes(manifest: Manifest) -> Iterator[Finding]:
                 yield Finding("class_without_examples", f"task '{task}': {where} has no '{', '.join(absent)}'")
 
 
+def _dialogues(records: Sequence[Record]) -> Iterator[Finding]:
+    """Yield questions without an answer, answers without a word, and answers that contradict one another."""
+    silent, wordless = [], []
+    given: defaultdict[tuple[object, tuple[str, ...]], dict[str, tuple[str, str]]] = defaultdict(dict)
+    for record, name, turns in _said(records):
+        before: tuple[str, ...] = ()
+        for turn in turns:
+            before += (_plain(turn.question),)
+            if not turn.answer:
+                silent.append((record.id, name))
+            elif not any(sign.isalnum() for sign in turn.answer):
+                wordless.append((record.id, name))
+            elif turn.form != "report":
+                key = ((record.paths or record.id, record.more, turn.choices), before)
+                given[key].setdefault(_plain(turn.answer), (record.id, turn.answer))
+    yield from _counted("question_without_answer", silent, "no answer: they can be asked, not trained or measured on")
+    yield from _counted("empty_reference", wordless, "an answer without a letter or digit")
+    for (_, before), answers in given.items():
+        if len(answers) > 1:
+            shown = ", ".join(f"'{answer}'" for _, answer in answers.values())
+            ids = tuple(dict.fromkeys(record for record, _ in answers.values()))
+            yield Finding("conflicting_answers", f"'{ids[0]}' is asked '{before[-1]}' and answered {shown}", ids)
+
+
+def _counted(problem: Problem, found: Sequence[tuple[str, str]], what: str) -> Iterator[Finding]:
+    if found:
+        record, dialogue = found[0]
+        message = f"{len(found)} questions have {what}; the first is dialogue '{dialogue}' of '{record}'"
+        yield Finding(problem, message, tuple(dict.fromkeys(record for record, _ in found)))
+
+
+def _plain(text: str) -> str:
+    """Return a text as it is compared: in small letters, without the last sign."""
+    return " ".join(text.casefold().split()).rstrip(" .?!")
+
+
 def _content(manifest: Manifest, progress: Progress | None) -> Iterator[Finding]:
     """Yield what reading every file shows."""
     from crossdim import readers
 
     same: defaultdict[str, list[Record]] = defaultdict(list)
+    together = {paths for record in manifest.records if record.more for paths in manifest.resolve_all(record)}
+    seen: set[tuple[object, ...]] = set()
     for done, record in enumerate(manifest.records, 1):
-        try:
-            noun = readers.read_channels(manifest.resolve(record))
-        except CrossdimError as error:
-            yield Finding("unreadable", str(error).removesuffix("."), (record.id,))
-        else:
+        for paths in manifest.resolve_all(record):
+            if paths in together and (paths, record.split) in seen:
+                continue  # alone here and with others there is no duplicate
+            seen.add((paths, record.split))
+            try:
+                noun = readers.read_channels(paths)
+            except CrossdimError as error:
+                yield Finding("unreadable", str(error).removesuffix("."), (record.id,))
+                continue
             if noun.kind != record.kind:
                 yield Finding("wrong_kind", f"'{record.id}' is {_a(noun.kind)}, not {_a(record.kind)}", (record.id,))
             values = values_of(noun)

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
@@ -209,6 +209,32 @@ def text_of(value: object, place: str, field: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RecipeError(place, f"'{field}' is {type(value).__name__}, not text", "Mend the file")
     return str(value).strip()
+
+
+def human_and_model(sample: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
+    """Return what the human says and what the model replies, turn by turn; the last reply may be absent.
+
+    Args:
+        sample: With ``conversations``: parts ``{"from": "human", "value": text}`` and ``{"from": "gpt", …}`` in turn.
+        place: Where it stands, for the error.
+
+    Raises:
+        RecipeError: If it has none, or they do not take turns.
+    """
+    conversation = sample.get("conversations")
+    if not isinstance(conversation, list) or not conversation:
+        raise RecipeError(place, "has no 'conversations'", 'Give [{"from": "human", "value": "..."}, ...]')
+    said = []
+    for number, part in enumerate(conversation):
+        expected = ("human", "gpt")[number % 2]
+        if not isinstance(part, dict) or part.get("from") != expected:
+            found = part.get("from") if isinstance(part, dict) else type(part).__name__
+            reason = f"part {number + 1} of its conversation is from '{found}', not from '{expected}'"
+            raise RecipeError(place, reason, "Let human and gpt take turns, the human first")
+        said.append(text_of(part.get("value"), place, "value"))
+    if len(said) % 2:
+        said.append("")
+    return list(zip(said[::2], said[1::2], strict=True))
 
 
 def folder_patient(root: str, file: str) -> str:

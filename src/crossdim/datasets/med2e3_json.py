@@ -24,6 +24,7 @@ from crossdim.datasets.dialogues import (
     depends_on,
     folder_patient,
     gather,
+    human_and_model,
     lettered_choices,
     read_json,
     text_of,
@@ -156,7 +157,7 @@ def _turns(
     strict: bool,
     counted: Counter[str],
 ) -> tuple[Turn, ...]:
-    pairs = _pairs(sample, place)
+    pairs = human_and_model(sample, place)
     for field, _, marker in _MARKERS:
         found = sum(len(marker.findall(text)) for text, _ in pairs)
         if found != len(files[field]):
@@ -201,24 +202,6 @@ def _turn(text: str, answer: str, kind: str) -> Turn:
         type=kind,
         depends_on=depends_on(question, *choices),
     )
-
-
-def _pairs(sample: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
-    """Return what the human says and what the model replies, turn by turn; the last reply may be absent."""
-    conversation = sample.get("conversations")
-    if not isinstance(conversation, list) or not conversation:
-        raise RecipeError(place, "has no 'conversations'", 'Give [{"from": "human", "value": "..."}, ...]')
-    said = []
-    for number, part in enumerate(conversation):
-        expected = ("human", "gpt")[number % 2]
-        if not isinstance(part, dict) or part.get("from") != expected:
-            found = part.get("from") if isinstance(part, dict) else type(part).__name__
-            reason = f"part {number + 1} of its conversation is from '{found}', not from '{expected}'"
-            raise RecipeError(place, reason, "Let human and gpt take turns, the human first")
-        said.append(text_of(part.get("value"), place, "value"))
-    if len(said) % 2:
-        said.append("")
-    return list(zip(said[::2], said[1::2], strict=True))
 
 
 def _without_markers(text: str) -> str:
