@@ -1,4 +1,4 @@
-"""`crossdim pretrain` and `crossdim finetune`: a recipe, data, and a folder for the run."""
+"""`crossdim pretrain`, `crossdim finetune` and `crossdim instruct`: a recipe, data, and a folder for the run."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,14 @@ def register(app: typer.Typer) -> None:
             "crossdim finetune graded.jsonl --out runs/from_scratch",
         )
     )(finetune)
+    app.command(
+        epilog=examples(
+            "crossdim instruct questions.jsonl --out runs/answers --recipe instruct-tiny",
+            "crossdim instruct questions.jsonl --out runs/smol --recipe instruct-tiny --llm smollm2",
+            "crossdim instruct captions.jsonl --out runs/stage1 --recipe med2e3-stage1",
+            "crossdim instruct questions.jsonl --out runs/stage2 --recipe med2e3-stage2 --from runs/stage1",
+        )
+    )(instruct)
 
 
 def pretrain(
@@ -81,5 +89,33 @@ def finetune(
 
     settings = [*(overrides or ()), *([f"task={json.dumps(task)}"] if task else ())]
     folder = room.run(manifest, out, load_recipe(recipe, FinetuneRecipe, settings), encoder, silent=as_json)
+    if as_json:
+        print_json({"run": str(folder)})
+
+
+def instruct(
+    manifest: Annotated[Path, typer.Argument(help="A manifest with dialogues and parts.")],
+    out: Run,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="A model to go on from, such as the run of stage 1.")
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Language model: scratch, smollm2, a folder, or a hub name.")
+    ] = None,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model that answers questions about volumes and images; without `--from`, from the recipe's parts.
+
+    The checkpoint with the smallest loss on the validation part is kept. The run can be stopped at any time; the same
+    command goes on from the last checkpoint.
+    """
+    from crossdim.training import instruct as room
+    from crossdim.training.recipe_files import load_recipe
+    from crossdim.training.recipe_instruct import InstructRecipe
+
+    settings = [*(overrides or ()), *([f"language.source={json.dumps(llm)}"] if llm else ())]
+    folder = room.run(manifest, out, load_recipe(recipe, InstructRecipe, settings), start, silent=as_json)
     if as_json:
         print_json({"run": str(folder)})

@@ -255,15 +255,15 @@ class Collate:
     """Turns samples into a batch, or into the first failure among them.
 
     Args:
-        stack: :func:`crossdim.transforms.collate.collate_pretraining` or ``collate_classification``.
+        stack: :func:`crossdim.transforms.collate.collate_pretraining`, ``collate_classification``, or a processor's.
     """
 
-    def __init__(self, stack: Callable[[Sequence[Sample]], dict[str, Tensor]]) -> None:
+    def __init__(self, stack: Callable[[Sequence[Any]], dict[str, Any]]) -> None:
         self._stack = stack
 
-    def __call__(self, samples: Sequence[Sample | Failure]) -> Batch:
+    def __call__(self, samples: Sequence[Any]) -> Batch:
         """Stack the samples."""
         for sample in samples:
             if isinstance(sample, Failure):
                 return {"failure": sample}
-        return dict(self._stack([sample for sample in samples if isinstance(sample, Sample)]))
+        return dict(self._stack(samples))

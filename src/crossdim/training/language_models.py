@@ -73,24 +73,35 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> "PreT
     # Sorted, so that the order of the records does not matter.
     tokenizer.train_from_iterator(sorted(texts), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, chat_template=CHAT_TEMPLATE,
-        additional_special_tokens=[START, USER, ASSISTANT], clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=START, eos_token=END, chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=[USER, ASSISTANT], clean_up_tokenization_spaces=False,
     )  # fmt: skip
 
 
-def question_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedTokenizerFast":
-    """Return a tokenizer of the same words that puts a start token in front, whose feature stands for the question.
+def question_tokenizer(tokenizer: Any) -> "PreTrainedTokenizerFast":
+    """Return a tokenizer of the same words that puts a token in front, whose feature stands for the question.
 
     Args:
-        tokenizer: From :func:`train_tokenizer`.
+        tokenizer: Of the language model.
+
+    Raises:
+        RecipeError: The tokenizer is not one of the tokenizers library.
     """
     from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
+    if not tokenizer.is_fast:
+        raise RecipeError(
+            "'model.question.source'",
+            "has no tokenizer of its own, and the language model's cannot be used for it",
+            "Give a folder or hub name of a BERT",
+        )
+    start = tokenizer.bos_token or tokenizer.eos_token
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    start = copy.token_to_id(START)
-    copy.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, start)])
-    return PreTrainedTokenizerFast(tokenizer_object=copy, pad_token=PAD, eos_token=END, cls_token=START)
+    copy.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokenizer.convert_tokens_to_ids(start))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=copy, cls_token=start)
 
 
 def language_model(section: LanguageSection, training: Manifest) -> tuple["PreTrainedModel", Any]:
@@ -119,7 +130,7 @@ def _from_scratch(section: LanguageSection, training: Manifest) -> tuple["PreTra
         vocab_size=len(tokenizer),
         max_position_embeddings=section.context or CONTEXT,
         tie_word_embeddings=True,
-        bos_token_id=None,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **cast("Any", sizes),

@@ -286,7 +286,9 @@ class InstructRecipe(Section):
         lora: Low-rank updates, where the language model learns by them.
         prompt: How a dialogue becomes text.
         contract: How files become tensors, when nothing is gone on from.
-        augmentation: What is varied; what would make an answer false is refused, by what the turns depend on.
+        augmentation: What is varied.
+        falsifying: A variation that would make an answer false, by what the turns depend on: refuse the recipe, or skip
+            it for the samples it would falsify.
         batch: Records per forward.
         optimisation: Learning rate and length.
         selection: Which checkpoint is kept.
@@ -305,6 +307,7 @@ class InstructRecipe(Section):
     prompt: PromptSection = PromptSection()
     contract: ContractSection | None = None
     augmentation: Augmentation = Augmentation()
+    falsifying: Literal["refuse", "skip"] = "refuse"
     batch: InstructBatchSection = InstructBatchSection()
     optimisation: InstructOptimisationSection = InstructOptimisationSection()
     selection: InstructSelectionSection = InstructSelectionSection()
@@ -318,4 +321,6 @@ class InstructRecipe(Section):
             raise ValueError("lora has no effect unless learning.language_model is lora")
         if self.prompt.style == "caption" and self.prompt.choices != "unlisted":
             raise ValueError("prompt.choices has no effect with style caption, which shows no question")
+        if self.falsifying == "skip" and self.augmentation == Augmentation():
+            raise ValueError("falsifying has no effect while augmentation varies nothing")
         return self

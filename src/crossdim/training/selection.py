@@ -112,7 +112,6 @@ class SelectingTrainer(RunTrainer):
             for name, part in parts.items()
         }
 
-    @torch.no_grad()
     def validation_outputs(self) -> Iterator[tuple[int, Batch, Any]]:
         """Yield this process's batches of the validation split: place among all, inputs, outputs."""
         validation = self.validation
@@ -127,8 +126,9 @@ class SelectingTrainer(RunTrainer):
         for place, batch in enumerate(loader):
             refuse_failures(batch)
             inputs = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                yield rank + place * count, inputs, self.network(**inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                outputs = self.network(**inputs)
+            yield rank + place * count, inputs, outputs
 
 
 class ClassifierTrainer(SelectingTrainer):
