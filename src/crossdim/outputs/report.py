@@ -179,6 +179,15 @@ def interval_text(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
+def signed_text(value: float) -> str:
+    """Return a difference with its sign: ``+0.120``.
+
+    Args:
+        value: Any finite number.
+    """
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
 def _metrics_table(report: ClassificationReport, others: Mapping[str, ClassificationReport]) -> Table:
     rows = [
         (label, *(interval_text(each.metrics[name]) if name in each.metrics else ABSENT for each in columns))
@@ -192,15 +201,15 @@ def _metrics_table(report: ClassificationReport, others: Mapping[str, Classifica
 
 def _difference_table(name: str, difference: Mapping[str, Estimate]) -> Table:
     rows = tuple(
-        (label, _signed(each.value), f"{_signed(each.low)} to {_signed(each.high)}" if isfinite(each.low) else ABSENT)
+        (
+            label,
+            signed_text(each.value),
+            f"{signed_text(each.low)} to {signed_text(each.high)}" if isfinite(each.low) else ABSENT,
+        )
         for metric, label in METRICS.items()
         if metric in difference and isfinite((each := difference[metric]).value)
     )
     return Table(f"Model minus {name}, on the same resamples", ("metric", "difference", "95 % interval"), rows)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _class_table(report: ClassificationReport) -> Table:

@@ -7,8 +7,10 @@ from crossdim.outputs.pictures.charts import Panel, confusion, curves, reliabili
 from crossdim.outputs.pictures.house import figure_bytes, save_figure
 from crossdim.outputs.pictures.preview import preview
 from crossdim.outputs.pictures.reconstruction import Reconstruction, reconstruction_2d, reconstruction_3d
+from crossdim.outputs.pictures.slices import Look, slice_scores_figure
 
 __all__ = [
+    "Look",
     "Panel",
     "Reconstruction",
     "confusion",
@@ -20,5 +22,6 @@ __all__ = [
     "reliability",
     "roc",
     "save_figure",
+    "slice_scores_figure",
     "training_curves",
 ]
