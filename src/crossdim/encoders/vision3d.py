@@ -125,7 +125,16 @@ class VisionTransformer3D(PreTrainedModel):
 
         Args:
             voxel_values: Volumes; sizes are multiples of the patch.
+
+        Raises:
+            ContractError: The volumes have some other number of channels.
         """
+        if voxel_values.shape[1] != self.config.num_channels:
+            raise ContractError(
+                f"volumes of {voxel_values.shape[1]} channels",
+                f"do not fit an encoder of {self.config.num_channels}",
+                "Prepare the input with the contract saved beside the model",
+            )
         grid = self.grid(voxel_values)
         tokens = self.patch_embed(patchify(voxel_values, tuple(self.config.volume_patch_size)))
         return tokens + self._positions(grid)

@@ -30,7 +30,8 @@ def average_pool(
         pool: Tokens that become one, along each axis.
     """
     volume = tokens.transpose(1, 2).unflatten(2, grid)
-    return F.adaptive_avg_pool3d(volume, pooled_grid(grid, pool)).flatten(2).transpose(1, 2)
+    depth, rows, columns = pooled_grid(grid, pool)
+    return F.adaptive_avg_pool3d(volume, (depth, rows, columns)).flatten(2).transpose(1, 2)
 
 
 class Connector(nn.Module):

@@ -27,7 +27,8 @@ class TowerFeatures:
 
     def to(self, *args: Any, **kwargs: Any) -> "TowerFeatures":
         """Return the features on another device or of another dtype, as :meth:`torch.Tensor.to` does."""
-        return replace(self, **{name: value.to(*args, **kwargs) for name, value in _tensors(self).items()})
+        moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in _tensors(self).items()}
+        return replace(self, **moved)
 
     @staticmethod
     def cat(features: "list[TowerFeatures]") -> "TowerFeatures":

@@ -17,13 +17,18 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossdim.fusion.connectors import Connector
+from crossdim.fusion.features import VisualFeatures
 
 SliceWeights = Literal["tgis", "tgis_2d_only", "tgis_3d_only", "learned", "uniform", "max", "top_k"]
 """How slices are weighted.
 
 ``tgis``, ``tgis_2d_only``, ``tgis_3d_only``: by the question, from both encoders' tokens or one's. ``learned``: by a
 linear map of the slice, whatever the question. ``uniform``: their mean. ``max``: the largest value of each feature over
-the slices. ``top_k``: ``tgis`` scores of the k best slices, renormalised.
+the slices; a slice's score is then the share of the features that it supplies. ``top_k``: ``tgis`` scores of the k best
+slices, renormalised.
 """
 
 ScoreKey = Literal["both", "3d", "2d", "global_3d"]
@@ -86,7 +91,7 @@ def weighted_slices(
     """
     order = torch.argsort(volume_index, stable=True)
     counts = torch.bincount(volume_index, minlength=len(slices)).tolist()
-    parts = scores.to(slices.dtype)[order].split(counts)
+    parts = scores[order].split(counts)
     sums = [part @ volume.flatten(1) for part, volume in zip(parts, slices.unbind(0), strict=True)]
     return torch.cat(sums)[torch.argsort(order)].unflatten(1, slices.shape[2:])
 
@@ -108,22 +113,47 @@ def slice_loss(
     return (logits.logsumexp(dim=1) - mass).sum() / max(1, len(logits))
 
 
+def strongest_slices(
+    slices: Float[Tensor, "volumes slices tokens dim"],
+) -> tuple[Float[Tensor, "volumes tokens dim"], Float[Tensor, "volumes slices"]]:
+    """Return the largest value of each feature over the slices, and the share of them that each slice supplied.
+
+    Args:
+        slices: Connected 2D tokens.
+    """
+    largest, place = slices.max(dim=1)
+    place = place.flatten(1)
+    counts = torch.zeros(slices.shape[:2], device=slices.device).scatter_add(1, place, torch.ones_like(place).float())
+    return largest, counts / place.shape[1]
+
+
 class SliceScorer(nn.Module):
-    """Keys and questions → scores that sum to one over the slices of a volume.
+    """Features of volumes and questions → the weighted sum of the slices, and the scores it was weighted by.
 
     Args:
         weights: How slices are weighted.
+        key: What speaks for a slice; the ``_only`` ways have their own.
         dim: Width of the keys.
-        temperature: Divides the relevance (5 as released, 1 in the first version of the paper).
+        temperature: Divides the relevance (5 as released, 1 in the paper).
         top_k: Slices that are kept by ``top_k``.
+        dropout: Dropout on the scores while training; what is left is not renormalised.
     """
 
-    def __init__(self, weights: SliceWeights, dim: int, temperature: float, top_k: int) -> None:
+    def __init__(
+        self,
+        weights: SliceWeights = "tgis",
+        key: ScoreKey = "both",
+        dim: int = 1,
+        temperature: float = 5.0,
+        top_k: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.weights, self.temperature, self.top_k = weights, temperature, top_k
+        self.weights, self.key = weights, key
+        self.temperature, self.top_k, self.dropout = temperature, top_k, dropout
         self.linear = nn.Linear(dim, 1) if weights == "learned" else None
 
-    def forward(
+    def scores(
         self,
         keys: Float[Tensor, "volumes slices dim"],
         question: Float[Tensor, "placeholders dim"] | None,
@@ -148,19 +178,44 @@ class SliceScorer(nn.Module):
         if self.weights != "top_k":
             return logits.softmax(dim=1), logits
         best = logits.topk(min(self.top_k, logits.shape[1]), dim=1)
-        scores = torch.zeros_like(logits).scatter(1, best.indices, best.values.softmax(dim=1))
-        return scores, logits
+        return torch.zeros_like(logits).scatter(1, best.indices, best.values.softmax(dim=1)), logits
 
+    def forward(
+        self,
+        visual: VisualFeatures,
+        connector: Connector,
+        question: Float[Tensor, "placeholders dim"] | None,
+        volume_index: Int[Tensor, " placeholders"],
+    ) -> tuple[
+        Float[Tensor, "placeholders tokens dim"],
+        Float[Tensor, "placeholders slices"],
+        Float[Tensor, "placeholders slices"] | None,
+    ]:
+        """Weight the slices.
 
-def strongest_slices(
-    slices: Float[Tensor, "volumes slices tokens dim"],
-) -> tuple[Float[Tensor, "volumes tokens dim"], Float[Tensor, "volumes slices"]]:
-    """Return the largest value of each feature over the slices, and the share of them that each slice supplied.
+        Args:
+            visual: Connected features, the slices' before the connector's second map.
+            connector: The 2D connector, for this second map.
+            question: Text feature of each placeholder's question.
+            volume_index: Which volume each placeholder shows.
 
-    Args:
-        slices: Connected 2D tokens.
-    """
-    largest, place = slices.max(dim=1)
-    place = place.flatten(1)
-    counts = torch.zeros(slices.shape[:2], device=slices.device).scatter_add(1, place, torch.ones_like(place).float())
-    return largest, counts / place.shape[1]
+        Returns:
+            ``z_2D``; the scores, without dropout (for ``max``, the share of features that each slice supplied); their
+            logits, None for ``uniform`` and ``max``.
+        """
+        hidden = visual.hidden_2d
+        assert hidden is not None
+        if self.weights == "max":
+            largest, share = strongest_slices(connector.fc2(hidden))
+            return largest[volume_index], share[volume_index], None
+        logits = None
+        if self.weights == "uniform":
+            weights = scores = hidden.new_full((len(volume_index), hidden.shape[1]), 1 / hidden.shape[1])
+        else:
+            means = connector.fc2(hidden.mean(dim=2))
+            keys = slice_keys(self.key, visual.z_3d, visual.rows, means, hidden.shape[2])
+            scores, logits = self.scores(keys, question, volume_index)
+            weights = F.dropout(scores, self.dropout, self.training).to(hidden.dtype)
+        summed = weighted_slices(weights, hidden, volume_index)
+        z_2d = F.linear(summed, connector.fc2.weight) + weights.sum(dim=1)[:, None, None] * connector.fc2.bias
+        return z_2d, scores, logits

@@ -20,7 +20,6 @@ from typing import Any, TypedDict, Unpack
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
@@ -29,7 +28,7 @@ from crossdim.encoders.pretrained import SliceView, encode_slices, graph_of, lea
 from crossdim.errors import ContractError, nearest
 from crossdim.fusion.connectors import Connector, average_pool
 from crossdim.fusion.features import TowerFeatures, VisualFeatures, check_index
-from crossdim.fusion.slice_scoring import SliceScorer, slice_keys, slice_loss, strongest_slices, weighted_slices
+from crossdim.fusion.slice_scoring import SliceScorer, slice_loss
 from crossdim.heads.language import learned_tokens, mean_embedding, positions, splice, trimmed
 from crossdim.models.med2e3_config import Med2E3Config
 
@@ -117,36 +116,22 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: Med2E3Config) -> None:
         super().__init__(config)
-        wanted = {
-            "language_config": True,
-            "vision3d_config": config.uses_volumes,
-            "vision2d_config": config.uses_slices,
-        }
-        wanted["question_config"] = reads = config.uses_question and config.question_feature != "llm_mean"
-        for name, needed in wanted.items():
-            if needed and getattr(config, name) is None:
-                raise ContractError(
-                    f"Med2E3Config without {name}",
-                    f"fusion '{config.fusion}', slice_weights '{config.slice_weights}' and question_feature "
-                    f"'{config.question_feature}' need one",
-                    f"Give {name}, a config or a dict with its model_type",
-                )
+        config.check_parts()
+        reads = config.reads_question
         dim = config.get_text_config().hidden_size
         three, two = config.vision3d_config, config.vision2d_config
-        self.vision3d = AutoModel.from_config(three) if config.uses_volumes else None
-        self.vision2d = AutoModel.from_config(two) if config.uses_slices else None
-        self.connector3d = Connector(three.hidden_size, dim) if config.uses_volumes else None
-        self.connector2d = Connector(two.hidden_size, dim) if config.uses_slices else None
-        self.question_encoder = AutoModel.from_config(config.question_config) if reads else None
+        self.vision3d: Any = AutoModel.from_config(three) if config.uses_volumes else None
+        self.vision2d: Any = AutoModel.from_config(two) if config.uses_slices else None
+        self.connector3d: Any = Connector(three.hidden_size, dim) if config.uses_volumes else None
+        self.connector2d: Any = Connector(two.hidden_size, dim) if config.uses_slices else None
+        self.question_encoder: Any = AutoModel.from_config(config.question_config) if reads else None
         mapping = {"linear": nn.Linear, "mlp": Connector}.get(config.question_feature)
-        self.question_projection = mapping(config.question_config.hidden_size, dim) if reads and mapping else None
-        self.scorer = (
-            SliceScorer(config.slice_weights, dim, config.temperature, config.top_k) if config.learns_scores else None
-        )
-        self.language_model = AutoModelForCausalLM.from_config(config.language_config)
+        self.question_projection: Any = mapping(config.question_config.hidden_size, dim) if reads and mapping else None
+        weights, key, temperature = config.slice_weights, config.key, config.score_temperature
+        scorer = SliceScorer(weights, key, dim, temperature, config.score_top_k, config.score_dropout)
+        self.scorer: Any = scorer if config.uses_slices else None
+        self.language_model: Any = AutoModelForCausalLM.from_config(config.language_config)
         self.post_init()
-        # The config's temperature and top_k are the scores': they must not reach the sampling of tokens.
-        self.generation_config = GenerationConfig.from_model_config(config.get_text_config())
         self.freeze()
 
     @torch.no_grad()
@@ -302,38 +287,15 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             volume_index = torch.arange(visual.volumes, device=some.device)
         volume_index = volume_index.to(some.device)
         check_index(volume_index, visual.volumes, question, self.config.uses_question)
-        z_2d = scores = logits = None
+        z_2d: Any = None
+        scores = logits = None
         if visual.hidden_2d is not None:
-            z_2d, scores, logits = self._weigh(visual, volume_index, question)
+            z_2d, scores, logits = self.scorer(visual, self.connector2d, question, volume_index)
         if self.config.fusion == "2d_only":
             return z_2d, scores, logits
+        assert visual.z_3d is not None
         z_3d = visual.z_3d[volume_index]
         return (z_3d if z_2d is None else torch.cat([z_3d, z_2d.to(z_3d)], dim=1)), scores, logits
-
-    def _weigh(
-        self,
-        visual: VisualFeatures,
-        volume_index: Int[Tensor, " placeholders"],
-        question: Float[Tensor, "placeholders dim"] | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        hidden = visual.hidden_2d
-        connector = self.connector2d
-        if self.config.slice_weights == "max":
-            largest, share = strongest_slices(connector.fc2(hidden))
-            return largest[volume_index], share[volume_index], None
-        logits = None
-        if self.scorer is None:
-            scores = hidden.new_full((len(volume_index), hidden.shape[1]), 1 / hidden.shape[1])
-            weights = scores
-        else:
-            means = connector.fc2(hidden.mean(dim=2))
-            keys = slice_keys(self.config.key, visual.z_3d, visual.rows, means, hidden.shape[2])
-            scores, logits = self.scorer(keys, question, volume_index)
-            weights = F.dropout(scores, self.config.score_dropout, self.training)
-        weights = weights.to(hidden.dtype)
-        summed = weighted_slices(weights, hidden, volume_index)
-        z_2d = F.linear(summed, connector.fc2.weight) + weights.sum(dim=1)[:, None, None] * connector.fc2.bias
-        return z_2d, scores, logits
 
     def embed(
         self,
@@ -452,7 +414,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
     ) -> Any:
         """Answer: greedy, sampled, by beams or streamed, with the arguments of transformers' ``generate``.
@@ -465,7 +427,8 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: How to generate; this model's when left out.
             **kwargs: Arguments of :meth:`forward` and of transformers' ``generate``.
         """
-        given = {name: value for name, value in kwargs.items() if value is not None}
+        unused = ("labels", "slice_targets")
+        given = {name: value for name, value in kwargs.items() if value is not None and name not in unused}
         input_ids = given.pop("input_ids", inputs)
         if input_ids is not None:
             embeds = given.pop("inputs_embeds", None)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from crossdim.encoders.pretrained import VOLUME_TOWERS, adapter_of, slice_grid
 from crossdim.errors import ContractError, nearest
 from crossdim.fusion.connectors import pooled_grid
+from crossdim.fusion.slice_scoring import ScoreKey, SliceWeights
 from crossdim.tokens.grid import Grid, grid_of
 
 PARTS = ("vision3d_config", "vision2d_config", "language_config", "question_config")
@@ -98,10 +99,10 @@ class Med2E3Config(PreTrainedConfig):
         fusion: What the language model sees: 3D tokens and the weighted 2D tokens, or one of them.
         slice_weights: How slices are weighted, see :data:`crossdim.fusion.slice_scoring.SliceWeights`.
         score_key: Tokens whose mean speaks for a slice, for ``tgis``, ``learned`` and ``top_k``.
-        top_k: Slices that ``top_k`` keeps.
+        score_top_k: Slices that ``top_k`` keeps.
         question_feature: BERT's pooler and a linear map (released), the same with an MLP (second version of the
             paper), or the mean of the question's embeddings in the language model (first version).
-        temperature: Divides the relevance before the softmax; 1 in the paper.
+        score_temperature: Divides the relevance before the softmax; 1 in the paper.
         score_dropout: Dropout on the scores while training; what is left is not renormalised.
         pool_size: 3D tokens that become one, ``(depth, rows, columns)``.
         vision3d_layer: Hidden state of the 3D encoder that is used; -1 is the last layer's output.
@@ -121,16 +122,16 @@ class Med2E3Config(PreTrainedConfig):
     sub_configs = dict.fromkeys(PARTS, AutoConfig)
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "losses"]
 
-    vision3d_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision2d_config: dict[str, Any] | PreTrainedConfig | None = None
-    language_config: dict[str, Any] | PreTrainedConfig | None = None
-    question_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision3d_config: Any = None
+    vision2d_config: Any = None
+    language_config: Any = None
+    question_config: Any = None
     fusion: Literal["both", "3d_only", "2d_only"] = "both"
-    slice_weights: Literal["tgis", "tgis_2d_only", "tgis_3d_only", "learned", "uniform", "max", "top_k"] = "tgis"
-    score_key: Literal["both", "3d", "2d", "global_3d"] = "both"
-    top_k: int = 3
+    slice_weights: SliceWeights = "tgis"
+    score_key: ScoreKey = "both"
+    score_top_k: int = 3
     question_feature: Literal["linear", "mlp", "llm_mean"] = "linear"
-    temperature: float | int = 5.0
+    score_temperature: float | int = 5.0
     score_dropout: float | int = 0.1
     pool_size: tuple[int, ...] | list[int] = (2, 2, 2)
     vision3d_layer: int = -1
@@ -161,8 +162,8 @@ class Med2E3Config(PreTrainedConfig):
 
     def _check_numbers(self) -> None:
         numbers = {
-            "temperature": (self.temperature, self.temperature > 0, "above 0"),
-            "top_k": (self.top_k, self.top_k > 0, "at least 1"),
+            "score_temperature": (self.score_temperature, self.score_temperature > 0, "above 0"),
+            "score_top_k": (self.score_top_k, self.score_top_k > 0, "at least 1"),
             "score_dropout": (self.score_dropout, 0 <= self.score_dropout < 1, "from 0 to below 1"),
             "slice_loss_weight": (self.slice_loss_weight, self.slice_loss_weight >= 0, "0 or more"),
             "slice_chunk": (self.slice_chunk, self.slice_chunk >= 0, "0 (all) or more"),
@@ -203,9 +204,16 @@ class Med2E3Config(PreTrainedConfig):
         return self.learns_scores and self.slice_weights != "learned"
 
     @property
-    def key(self) -> Literal["both", "3d", "2d", "global_3d"]:
+    def reads_question(self) -> bool:
+        """Whether there is a question encoder."""
+        return self.uses_question and self.question_feature != "llm_mean"
+
+    @property
+    def key(self) -> ScoreKey:
         """Tokens that speak for a slice, as ``slice_weights`` and ``score_key`` together say."""
-        return {"tgis_2d_only": "2d", "tgis_3d_only": "3d"}.get(self.slice_weights, self.score_key)
+        if self.slice_weights == "tgis_2d_only":
+            return "2d"
+        return "3d" if self.slice_weights == "tgis_3d_only" else self.score_key
 
     @property
     def uses_volumes(self) -> bool:
@@ -219,26 +227,47 @@ class Med2E3Config(PreTrainedConfig):
             decoder: As in transformers; of no effect here.
             encoder: As in transformers; of no effect here.
         """
-        return self if self.language_config is None else self.language_config
+        return self if self.language_config is None else self.language_config.get_text_config()
 
-    def pooled_grid(self, size: tuple[int, int, int]) -> Grid:
+    def check_parts(self) -> None:
+        """Refuse to build a model that lacks a part which its options need.
+
+        Raises:
+            ContractError: A part is missing.
+        """
+        needed = {
+            "language_config": True,
+            "vision3d_config": self.uses_volumes,
+            "vision2d_config": self.uses_slices,
+            "question_config": self.reads_question,
+        }
+        for name, need in needed.items():
+            if need and getattr(self, name) is None:
+                raise ContractError(
+                    f"Med2E3Config without {name}",
+                    f"fusion '{self.fusion}', slice_weights '{self.slice_weights}' and question_feature "
+                    f"'{self.question_feature}' need one",
+                    f"Give {name}, a config or a dict with its model_type",
+                )
+
+    def pooled_grid(self, size: tuple[int, ...]) -> Grid:
         """Return the grid of the 3D tokens after pooling.
 
         Args:
             size: ``(depth, height, width)`` of a volume.
         """
         adapter_of(self.vision3d_config, "volumes")
-        return pooled_grid(grid_of(tuple(size), tuple(self.vision3d_config.volume_patch_size)), self.pool_size)
+        return pooled_grid(grid_of(tuple(size), tuple(self.vision3d_config.volume_patch_size)), tuple(self.pool_size))
 
-    def image_tokens(self, size: tuple[int, int]) -> int:
+    def image_tokens(self, size: tuple[int, ...]) -> int:
         """Return how many tokens of the language model one image takes.
 
         Args:
             size: ``(height, width)``.
         """
-        return prod(slice_grid(self.vision2d_config, tuple(size)))
+        return prod(slice_grid(self.vision2d_config, (size[0], size[1])))
 
-    def volume_tokens(self, size: tuple[int, int, int]) -> int:
+    def volume_tokens(self, size: tuple[int, ...]) -> int:
         """Return how many tokens of the language model one volume takes.
 
         Args:
@@ -247,7 +276,7 @@ class Med2E3Config(PreTrainedConfig):
         of_volume = 0 if self.fusion == "2d_only" else prod(self.pooled_grid(size))
         return of_volume + (self.image_tokens(size[1:]) if self.uses_slices else 0)
 
-    def slice_count(self, size: tuple[int, int, int]) -> int:
+    def slice_count(self, size: tuple[int, ...]) -> int:
         """Return how many slices are scored.
 
         Args:
@@ -271,9 +300,11 @@ class Med2E3Config(PreTrainedConfig):
         return cls(**{**PRESETS[name], **overrides})
 
 
-def _part(name: str, config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
-    if not isinstance(config, dict):
+def _part(name: str, config: Any) -> PreTrainedConfig | None:
+    if config is None or isinstance(config, PreTrainedConfig):
         return config
+    if not isinstance(config, dict):
+        raise ContractError(f"{name} {config!r}", "is not a config", "Give a config, or a dict with its model_type")
     keys = dict(config)
     family = keys.pop("model_type", None)
     try:
