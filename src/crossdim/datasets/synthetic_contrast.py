@@ -62,7 +62,7 @@ def synthesise(
     """Return a volume of random contrast; the label map stays as it is.
 
     Args:
-        labels: Label of every voxel, from 0.
+        labels: Label of every voxel, from 0. Give both sides of a body the same label if they are to look alike.
         affine: From an index to patient millimetres.
         generator: Draws everything; the same state gives the same volume.
         options: What is random, and how much.
@@ -78,7 +78,8 @@ def synthesise(
     _blur(volume, generator.uniform(0, chosen.blur_mm) / spacing)
     volume *= np.exp(_bias(labels.shape, spacing, generator, chosen)) if chosen.bias else 1
     np.clip(volume, 0, None, out=volume)
-    volume /= max(float(volume.max()), 1e-6)
+    brightest = float(np.quantile(volume[::2, ::2, ::2], 0.998))
+    np.clip(volume / max(brightest, 1e-6), 0, 1, out=volume)
     volume **= np.float32(np.exp(generator.normal() * chosen.gamma))
     volume = _thick_slices(volume, spacing, generator, chosen.thickness_mm)
     volume += generator.standard_normal(volume.shape, np.float32) * np.float32(generator.uniform(0, chosen.noise))
