@@ -433,7 +433,6 @@ def test_weights_of_other_sizes_are_refused():
     [
         ("uni4eye/duall", "is unknown. Did you mean 'uni4eye/dual'"),
         ("uni4eye/pp", "cannot be converted yet. Available now: uni4eye/dual"),
-        ("med2e3/variant12", "cannot be converted yet"),
         ("pimae/detector", "cannot be converted yet"),
     ],
 )

@@ -151,7 +151,7 @@ OPERATORS = {
     ast.Sub: np.subtract,
     ast.Mult: np.multiply,
     ast.Div: np.divide,
-    ast.Pow: np.power,
+    ast.Pow: np.float_power,
 }
 REPEATED = re.compile(r" with (?:every value|rows and columns) repeated (\d+(?:x\d+)*) times")
 

@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from crossdim.errors import CrossdimError
-from tests.parity import uni4eye
+from tests.parity import med2e3, uni4eye
 from tests.parity.fixture import Fixture
 
-RESULTS: dict[str, Callable[[Fixture, torch.dtype], uni4eye.Values]] = {"uni4eye": uni4eye.results}
+RESULTS: dict[str, Callable[[Fixture, torch.dtype], uni4eye.Values]] = {
+    "uni4eye": uni4eye.results,
+    "med2e3": med2e3.results,
+}
 """Where our values for a system's arrays come from."""
 
 NOT_YET: dict[str, tuple[str, ...]] = {
     "uni4eye": ("pp.*", "pp2d.*", "pp3d_*", "entropy.*"),
-    "med2e3": ("*",),
+    "med2e3": (),
     "pimae": ("*",),
 }
 """Arrays that a later step owns, as patterns of their names, by system."""
@@ -43,7 +46,7 @@ def check(fixture: Fixture, float64: bool) -> list[Line]:
     if fixture.system in RESULTS and not troubles:
         try:
             values.update(RESULTS[fixture.system](fixture, torch.float64 if float64 else torch.float32))
-        except (CrossdimError, ValueError, KeyError) as error:
+        except (CrossdimError, ValueError, KeyError, TypeError, RuntimeError) as error:
             troubles.append((fixture.path.name, f"{type(error).__name__}: {error}", "", "FAIL"))
     return troubles + [_line(fixture, name, values.get(name), float64) for name in fixture.arrays]
 

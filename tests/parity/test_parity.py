@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.parity import reference_med2e3
 from tests.parity.fixture import Fixture, evaluate, uniform
 from tests.parity.reference import cut, write_fixture
 from tests.parity.run import main
@@ -59,6 +60,69 @@ SMALL = WIDE | {
     "qkv_bias": False,
 }
 
+LLAMA = {
+    "exp_id": 4,
+    "llm_hf_type": "llama",
+    "llm_max_length": 256,
+    "llm_padding_side": "right",
+    "vision3d_connector_type": "spatial_pooling_score15_mlp2x_gelu",
+    "llm": {
+        "vocab_size": 90,
+        "hidden_size": 72,
+        "intermediate_size": 100,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "siglip": {
+        "hidden_size": 40,
+        "intermediate_size": 56,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 5,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "bert": {
+        "vocab_size": 50,
+        "hidden_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 60,
+        "max_position_embeddings": 20,
+        "type_vocab_size": 2,
+    },
+    "m3d": {
+        "img_size": [32, 32, 32],
+        "patch_size": [4, 8, 8],
+        "hidden_size": 36,
+        "mlp_dim": 64,
+        "num_layers": 3,
+        "num_heads": 3,
+        "pos_embed": "perceptron",
+    },
+    "q_len": [3, 7, 5],
+    "q_max": 9,
+    "parts": [(4, 6, 3), (1, 9, 5), (6, 2, 1)],
+    "layer_norm_eps": {"3-D encoder": 1e-5, "SigLIP": 1e-6, "BERT": 1e-12},
+    "llm_rms_norm_eps": 1e-6,
+    "llm_rope_theta": 5000.0,
+    "num_slices": 32,
+    "temperature": 5,
+}
+FEW_SLICES = LLAMA | {
+    "m3d": LLAMA["m3d"] | {"img_size": [16, 48, 48], "patch_size": [4, 12, 24], "num_layers": 1, "num_heads": 6},
+    "siglip": LLAMA["siglip"] | {"image_size": 48, "patch_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "llm": LLAMA["llm"] | {"num_hidden_layers": 1, "num_key_value_heads": 6, "hidden_size": 48},
+    "llm_max_length": 26,
+    "q_len": [8],
+    "parts": [(2, 11, 6)],
+    "num_slices": 16,
+}
+
 
 @each_precision
 def test_uni4eye_equals_the_authors_code(precision, capsys):
@@ -77,10 +141,28 @@ def test_uni4eye_equals_an_independent_forward_of_other_sizes(tmp_path, config, 
     assert lines[-1].startswith("passed: 43 ok, 0 FAIL, 0 not yet, 0 input")
 
 
-def test_what_later_steps_own_is_listed_and_does_not_fail(capsys):
-    assert main([str(HERE / "med2e3.npz"), str(HERE / "pimae.npz")]) == 0
+@each_precision
+def test_med2e3_equals_the_authors_code(precision, capsys):
+    code = main([str(HERE / "med2e3.npz"), *precision])
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.endswith("not yet") for line in lines) > 200
+    assert code == 0, "\n".join(line for line in lines if line.endswith("FAIL"))
+    assert lines[-1].startswith("passed: 38 ok, 0 FAIL, 0 not yet, 6 input")
+
+
+@pytest.mark.parametrize(("config", "prefix"), [(LLAMA, "hidden/3:"), (FEW_SLICES, "")], ids=["llama", "few slices"])
+@each_precision
+def test_med2e3_equals_an_independent_forward_of_other_sizes(tmp_path, config, prefix, precision, capsys):
+    path = reference_med2e3.write_fixture(tmp_path / "variant.npz", dict(config), prefix)
+    code = main([str(path), *precision])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, "\n".join(lines)
+    assert lines[-1].startswith("passed: 37 ok, 0 FAIL, 0 not yet, 6 input")
+
+
+def test_what_later_steps_own_is_listed_and_does_not_fail(capsys):
+    assert main([str(HERE / "pimae.npz")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("not yet") for line in lines) > 150
     assert lines[-1].startswith("passed: 0 ok, 0 FAIL")
 
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from crossdim.convert.keys import KeyReport
 
-AVAILABLE = ("uni4eye/dual",)
-"""Systems that :func:`convert_state_dict` knows."""
+AVAILABLE = ("uni4eye/dual", "med2e3/model", "med2e3/variantN")
+"""Systems that :func:`convert_state_dict` knows; ``N`` is the number of a scoring connector (6 or 9 to 15)."""
 
-PLANNED = ("uni4eye/pp", "uni4eye/entropy", "pimae/pretrain", "pimae/detector", "med2e3/model", "med2e3/variantN")
-"""Systems that it will know; ``N`` stands for a number."""
+PLANNED = ("uni4eye/pp", "uni4eye/entropy", "pimae/pretrain", "pimae/detector")
+"""Systems that it will know."""
 
 
 def convert_state_dict(
@@ -36,11 +36,16 @@ def convert_state_dict(
         RecipeError: The system is unknown or not available yet, or a size is missing or not supported.
         ReadError: A tensor does not have the shape that the sizes ask for.
     """
-    if system in AVAILABLE:
+    if system == "uni4eye/dual":
         from crossdim.convert.dual import convert_dual
 
         return convert_dual(state_dict, config)
-    if re.sub(r"(?<=med2e3/variant)\d+$", "N", system) in PLANNED:
+    variant = re.fullmatch(r"med2e3/(?:model|variant(\d{1,4}))", system)
+    if variant:
+        from crossdim.convert.med2e3_state import convert_model
+
+        return convert_model(state_dict, config, int(variant[1]) if variant[1] else None)
+    if system in PLANNED:
         remedy = f"Available now: {', '.join(AVAILABLE)}"
         raise RecipeError(f"system '{system}'", "cannot be converted yet", remedy)
     raise RecipeError(f"system '{system}'", "is unknown", nearest(system, (*AVAILABLE, *PLANNED)))
