@@ -5,9 +5,9 @@ where it would make an answer false.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from crossdim.datasets.dialogue import Turn
 from crossdim.datasets.manifest import Manifest, Record
 from crossdim.errors import ContractError, CrossdimError, RecipeError
+from crossdim.fusion.features import TowerFeatures
 from crossdim.training.data import Failure, RecordDataset
 from crossdim.training.schedule import Draw, Kind
 from crossdim.transforms.augment import Augmentation, LabelDependence, generator_for
@@ -99,6 +100,17 @@ class DialoguePart:
                 records.append(record)
                 found.append(tuple(kept))
         return DialoguePart(Manifest(self.manifest.header, tuple(records)), tuple(found), left_out)
+
+    def without_texts(self) -> "DialoguePart":
+        """Return the same without records that have no file: nothing learns from them but the language model."""
+        pairs = [
+            (record, dialogues)
+            for record, dialogues in zip(self.manifest.records, self.dialogues, strict=True)
+            if record.kind != "text"
+        ]
+        left_out = self.left_out + Counter({"records without a file": len(self.dialogues) - len(pairs)})
+        records = tuple(record for record, _ in pairs)
+        return DialoguePart(Manifest(self.manifest.header, records), tuple(found for _, found in pairs), left_out)
 
     @property
     def depends_on(self) -> set[LabelDependence]:
@@ -183,6 +195,17 @@ def files_of(manifest: Manifest) -> tuple[Manifest, list[list[int]]]:
     return Manifest(manifest.header.model_copy(update={"tasks": {}}), tuple(files)), places
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureSample(DialogueSample):
+    """A sample whose volumes or images were encoded before.
+
+    Attributes:
+        features: One for each volume or image.
+    """
+
+    features: tuple[TowerFeatures, ...] = ()
+
+
 class DialogueDataset(Dataset[DialogueSample | Failure]):
     """Records with their dialogues, read, prepared, varied, and as token ids.
 
@@ -210,6 +233,9 @@ class DialogueDataset(Dataset[DialogueSample | Failure]):
         self.augmentation, self.questions, self.find_slices = augmentation, questions, find_slices
         files, self.places = files_of(part.manifest)
         self.files = RecordDataset(files, processor.contract, {}, seed, cache_bytes=cache_bytes)
+        self.features: Callable[[int], TowerFeatures] | None = None
+        """What frozen towers say about a file, in place of the file."""
+        self._known_targets: dict[tuple[int, str], tuple[Bool[Tensor, " slices"] | None, ...]] = {}
 
     @property
     def manifest(self) -> Manifest:
@@ -227,17 +253,27 @@ class DialogueDataset(Dataset[DialogueSample | Failure]):
             return Failure.of(error)
 
     def _sample(self, draw: Draw) -> DialogueSample:
-        record = self.manifest.records[draw.place]
+        record, places = self.manifest.records[draw.place], self.places[draw.place]
         generator = generator_for(self.seed, draw.cycle, draw.place)
         dialogues = self._drawn(self.part.dialogues[draw.place], generator)
-        prepared = [self.files.prepared(place) for place in self.places[draw.place]]
+        encoded = tuple(self.encode(record, dialogue) for dialogue in dialogues)
+        if self.features is not None:
+            targets = tuple(self._known_targets[draw.place, dialogue.id] for dialogue in dialogues if self.find_slices)
+            return FeatureSample((), encoded, targets, tuple(map(self.features, places)))
+        prepared = [self.files.prepared(place) for place in places]
         if self.augmentation is not None:
             turns = [turn for dialogue in dialogues for turn in dialogue.turns]
             safe = self.augmentation.safe_for(depends_on(turns))
             prepared = [safe.vary(one, generator) for one in prepared]
-        encoded = tuple(self.encode(record, dialogue) for dialogue in dialogues)
-        targets = tuple(self._targets(record, dialogue, prepared) for dialogue in dialogues) if self.find_slices else ()
+        targets = tuple(_targets(record, dialogue, prepared) for dialogue in dialogues) if self.find_slices else ()
         return DialogueSample(tuple(one.tensor for one in prepared), encoded, targets)
+
+    def remember_targets(self) -> None:
+        """Find the slices that are asked about once, so that no file is needed for them afterwards."""
+        for place, record in enumerate(self.manifest.records if self.find_slices else ()):
+            prepared = [self.files.prepared(file) for file in self.places[place]]
+            for dialogue in self.part.dialogues[place]:
+                self._known_targets[place, dialogue.id] = _targets(record, dialogue, prepared)
 
     def _drawn(self, dialogues: Sequence[Asked], generator: torch.Generator) -> Sequence[Asked]:
         order = torch.randperm(len(dialogues), generator=generator).tolist()
@@ -253,13 +289,31 @@ class DialogueDataset(Dataset[DialogueSample | Failure]):
         """
         return self.processor.encode(dialogue.turns, *shown(record))
 
-    def _targets(
-        self, record: Record, dialogue: Asked, prepared: Sequence[Prepared]
-    ) -> tuple[Bool[Tensor, " slices"] | None, ...]:
-        if record.kind != "volume":
-            return ()
-        extents = [turn.extent_mm for turn in dialogue.turns if turn.extent_mm is not None]
-        if len(prepared) > 1 or not extents:
-            return (None,) * len(prepared)  # among several volumes, an extent does not say whose it is
-        found = torch.stack([slice_targets(prepared[0], extent) for extent in extents]).any(dim=0)
-        return (found if bool(found.any()) else None,)
+
+def _targets(
+    record: Record, dialogue: Asked, prepared: Sequence[Prepared]
+) -> tuple[Bool[Tensor, " slices"] | None, ...]:
+    if record.kind != "volume":
+        return ()
+    extents = [turn.extent_mm for turn in dialogue.turns if turn.extent_mm is not None]
+    if len(prepared) > 1 or not extents:
+        return (None,) * len(prepared)  # among several volumes, an extent does not say whose it is
+    found = torch.stack([slice_targets(prepared[0], extent) for extent in extents]).any(dim=0)
+    return (found if bool(found.any()) else None,)
+
+
+class CollateDialogues:
+    """Turns samples into the model's arguments, features of frozen towers in place of volumes where they are kept.
+
+    Args:
+        processor: Stacks the rest.
+    """
+
+    def __init__(self, processor: Med2E3Processor) -> None:
+        self._processor = processor
+
+    def __call__(self, samples: Sequence[DialogueSample]) -> dict[str, Any]:
+        """Stack the samples."""
+        batch = self._processor.collate(samples)
+        kept = [one for sample in samples if isinstance(sample, FeatureSample) for one in sample.features]
+        return batch | ({"tower": TowerFeatures.cat(kept)} if kept else {})

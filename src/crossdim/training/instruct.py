@@ -7,15 +7,22 @@ Stage 1 trains the connectors on captions, stage 2 goes on from it with instruct
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from crossdim.datasets.manifest import Manifest
 from crossdim.errors import RecipeError
+from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.training.data import Collate
-from crossdim.training.dialogues import DialogueDataset, DialoguePart, places_by_kind, refuse_falsifying
+from crossdim.training.dialogues import (
+    CollateDialogues,
+    DialogueDataset,
+    DialoguePart,
+    places_by_kind,
+    refuse_falsifying,
+)
+from crossdim.training.frozen_features import frozen, use_features
 from crossdim.training.health import FiniteLoss
-from crossdim.training.instruct_model import Start, learn, merged, start_anew, start_from
+from crossdim.training.instruct_model import Start, freeze, merged, start_anew, start_from, with_updates
 from crossdim.training.optimisation import scaled_learning_rate
 from crossdim.training.progress import Announcer, ProgressBar, quiet_transformers
 from crossdim.training.provenance import RunFolder
@@ -105,8 +112,8 @@ def run(manifest: Path, out: Path, recipe: InstructRecipe, start: Path | None = 
     datasets = make_datasets(parts, begin, recipe, announcer)
     for dataset in datasets.values():
         open_data(dataset.files, recipe.hardware.workers, folder, announcer)
-    model = begin.build()
-    trainer = make_trainer(learn(model, recipe), datasets, recipe, folder, announcer)
+    set_seed(recipe.seed)
+    trainer = make_trainer(begin.build(), datasets, recipe, folder, announcer)
     announce(announcer, datasets["train"].manifest, trainer.plan.schedule, trainer)
     run_trainer(trainer, announcer)
     final = merged(trainer.network)
@@ -138,13 +145,15 @@ def make_datasets(
     find_slices = begin.config.slice_loss_weight > 0
     datasets = {}
     for name, part, share in (("train", parts.train, 0.7), ("val", parts.val, 0.3)):
-        if not len(part.manifest):
-            continue
+        if recipe.learning.language_model == "frozen":
+            part = part.without_texts()
         fitting = part.fitting(begin.processor, recipe.prompt.too_long)
         for reason, count in fitting.left_out.items():
             announcer.say(f"{name}: {count} {reason} left out")
+        if not len(fitting.manifest) and name == "train":
+            raise RecipeError("training split", "has no dialogue left to learn from", "Raise prompt.max_length")
         if not len(fitting.manifest):
-            raise RecipeError(f"{name} split", "has no dialogue that is short enough", "Raise prompt.max_length")
+            continue
         varied = name == "train" and recipe.augmentation != Augmentation()
         datasets[name] = DialogueDataset(
             fitting,
@@ -192,7 +201,7 @@ def validation_batches(recipe: InstructRecipe, manifest: Manifest) -> list[list[
 
 
 def make_trainer(
-    model: nn.Module,
+    model: Med2E3ForConditionalGeneration,
     datasets: dict[str, DialogueDataset],
     recipe: InstructRecipe,
     folder: RunFolder,
@@ -201,7 +210,7 @@ def make_trainer(
     """Return the trainer: one that selects where there is a validation split, a plain one where there is none.
 
     Args:
-        model: From :func:`crossdim.training.instruct_model.learn`.
+        model: All of it; what does not learn is frozen here.
         datasets: By split.
         recipe: What to do.
         folder: The run's folder.
@@ -229,7 +238,11 @@ def make_trainer(
         metric_for_best_model="loss" if selecting else None,
         greater_is_better=False if selecting else None,
     )
-    collate = Collate(training.processor.collate)
+    freeze(model, recipe.learning)
+    if recipe.features.keep == "auto" and frozen(model) and training.augmentation is None:
+        memory = int(recipe.hardware.cache_gib * 2**30)
+        use_features(model, list(datasets.values()), recipe.features, arguments, memory, announcer)
+    collate = Collate(CollateDialogues(training.processor))
     records = max(_sizes(recipe)[kind] for kind in schedule.streams) * schedule.group
     plan = Plan(
         folder=folder,
@@ -241,10 +254,11 @@ def make_trainer(
         weight_decay=recipe.optimisation.weight_decay,
         measured=("loss/answer", "loss/slice"),
     )
+    network = with_updates(model, recipe)
     callbacks: list[TrainerCallback] = [ProgressBar(announcer, "Training"), FiniteLoss(folder)]
     if not selecting:
         announcer.say("No validation split: the last step is kept, and nothing stops the run early")
-        return RunTrainer(model, arguments, plan, callbacks)
+        return RunTrainer(network, arguments, plan, callbacks)
     if recipe.selection.patience is not None:
         callbacks.append(EarlyStopping("loss", recipe.selection.patience))
     validation = Validation(
@@ -253,4 +267,4 @@ def make_trainer(
         collate=collate,
         workers=recipe.hardware.workers,
     )
-    return SelectingTrainer(model, arguments, plan, callbacks, validation)
+    return SelectingTrainer(network, arguments, plan, callbacks, validation)

@@ -21,6 +21,7 @@ from crossdim.training.provenance import weights_hash
 from crossdim.training.recipe_instruct import (
     InstructRecipe,
     LanguageSection,
+    LearningSection,
     LoraSection,
     ScoringSection,
     TowersSection,
@@ -194,21 +195,32 @@ def _contract(recipe: InstructRecipe, training: Manifest, tower3d: Tower, tower2
     return contract
 
 
-def learn(model: Med2E3ForConditionalGeneration, recipe: InstructRecipe) -> nn.Module:
-    """Freeze what does not learn, and add what does.
+def freeze(model: Med2E3ForConditionalGeneration, learning: LearningSection) -> None:
+    """Freeze what does not learn.
 
     Args:
         model: All of it.
-        recipe: What learns.
+        learning: The recipe's section.
     """
-    learning = recipe.learning
     model.freeze(
         vision3d=learning.vision3d == "frozen",
         vision2d=learning.vision2d == "frozen",
         language_model=learning.language_model != "full",
         question_encoder=learning.question_encoder == "frozen",
     )
-    return _with_lora(model, recipe.lora) if learning.language_model == "lora" else model
+
+
+def with_updates(model: Med2E3ForConditionalGeneration, recipe: InstructRecipe) -> nn.Module:
+    """Return the model, with low-rank updates of its language model if that is how it learns.
+
+    Args:
+        model: What does not learn is frozen.
+        recipe: What learns.
+
+    Raises:
+        RecipeError: A linear map that is to be updated is not there.
+    """
+    return _with_lora(model, recipe.lora) if recipe.learning.language_model == "lora" else model
 
 
 def _with_lora(model: Med2E3ForConditionalGeneration, section: LoraSection) -> nn.Module:
@@ -243,7 +255,7 @@ def merged(model: nn.Module) -> Med2E3ForConditionalGeneration:
     """Return the plain model; low-rank updates are added into its weights.
 
     Args:
-        model: What :func:`learn` returned.
+        model: What :func:`with_updates` returned.
     """
     if isinstance(model, Med2E3ForConditionalGeneration):
         return model

@@ -199,6 +199,20 @@ class LoraSection(Section):
     targets: tuple[str, ...] = ()
 
 
+class FeaturesSection(Section):
+    """Features of frozen towers, kept on disk so that every file is encoded once; nothing else changes.
+
+    Attributes:
+        keep: ``auto``: where both towers are frozen and nothing is varied; or never.
+        folder: Where; left out, the folder that inference uses as well.
+        limit_gib: Beyond this the entries unused for longest are removed.
+    """
+
+    keep: Literal["auto", "never"] = "auto"
+    folder: str | None = None
+    limit_gib: Weight = 10.0
+
+
 class PromptSection(Section):
     """How a dialogue becomes text.
 
@@ -284,6 +298,7 @@ class InstructRecipe(Section):
         scoring: How slices are scored.
         learning: What learns.
         lora: Low-rank updates, where the language model learns by them.
+        features: What is kept of frozen towers.
         prompt: How a dialogue becomes text.
         contract: How files become tensors, when nothing is gone on from.
         augmentation: What is varied.
@@ -304,6 +319,7 @@ class InstructRecipe(Section):
     scoring: ScoringSection = ScoringSection()
     learning: LearningSection = LearningSection()
     lora: LoraSection = LoraSection()
+    features: FeaturesSection = FeaturesSection()
     prompt: PromptSection = PromptSection()
     contract: ContractSection | None = None
     augmentation: Augmentation = Augmentation()

@@ -299,10 +299,12 @@ class RunTrainer(Trainer):
         """Add one forward to the next log line; a classifier's only tells how many samples it saw."""
         for name, value in (outputs.get("losses") or {}).items():
             self._meter.add(f"loss/{name}", value, 1)
+        if "input_ids" in inputs:
+            self._meter.add_samples(len(inputs["input_ids"]))  # dialogues, several of which may share a volume
         for kind, prefix, key in (("image", "", "pixel_values"), ("volume", "voxel_", "voxel_values")):
             if inputs.get(key) is None:
                 continue
-            self._meter.add_samples(len(inputs[key]))
+            self._meter.add_samples(0 if "input_ids" in inputs else len(inputs[key]))
             branch, padding = outputs.get(kind), inputs.get(f"{prefix}padding_mask")
             if branch is not None and padding is not None:
                 self._meter.add("padded_tokens", padding.sum(), padding.numel())

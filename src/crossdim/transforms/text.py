@@ -68,13 +68,11 @@ class DialogueSample:
             dialogue shows them.
         encoded: The dialogues.
         slice_targets: For each dialogue and volume the slices that are asked about, None where it is not known.
-        features: The towers' outputs for the volumes instead of ``values``, named as the model's arguments.
     """
 
     values: tuple[Float[Tensor, "channels *size"], ...]
     encoded: tuple[Encoded, ...]
     slice_targets: tuple[tuple[Bool[Tensor, " slices"] | None, ...], ...] = ()
-    features: Any = None
 
 
 class _Stored(Part):
