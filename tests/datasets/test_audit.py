@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossdim.datasets.audit import Finding, audit, count_labels
+from crossdim.datasets.audit import Finding, audit, count_labels, count_questions
+from crossdim.datasets.dialogue import Dialogue, Turn
 from crossdim.datasets.idrid import from_idrid
 from crossdim.datasets.manifest import Header, Manifest, Record, Task
 from crossdim.datasets.medmnist import from_medmnist
@@ -143,3 +144,58 @@ def test_a_split_by_file_of_data_with_twins_is_caught(tmp_path):
         png(tmp_path / f"{name}.png", seed=name // 2)
     manifest = split_by_patient(manifest_of(tmp_path, *[entry(f"{name}.png", None) for name in range(12)]), seed=1)
     assert any(finding.problem == "duplicate_across_splits" for finding in audit(manifest))
+
+
+def talk(name, *turns):
+    return Dialogue(id=name, turns=tuple(Turn(question=question, answer=answer) for question, answer in turns))
+
+
+def test_questions_without_answers_and_answers_without_words_are_found(tmp_path):
+    records = (
+        entry("a", dialogues=(talk("1", ("Is it?", "")), talk("2", ("Is it?", "yes")))),
+        entry("b", dialogues=(talk("1", ("Is it?", ""), ("Describe it.", " -. ")),)),
+    )
+    findings = audit(manifest_of(tmp_path, *records), read_files=False)
+    assert problems(findings) == [("empty_reference", ("b",)), ("question_without_answer", ("a", "b"))]
+    assert findings[1].message.startswith("2 questions have no answer")
+    assert findings[1].message.endswith("the first is dialogue '1' of 'a'")
+    assert {finding.severity for finding in findings} == {"warning"}
+
+
+def test_one_question_with_two_answers_is_found_and_what_was_said_before_counts(tmp_path):
+    records = (
+        entry("a", dialogues=(talk("1", ("Is it there?", "Yes.")), talk("2", ("is it there ?", "no")))),
+        entry("b", dialogues=(talk("1", ("Is it there?", "Yes")), talk("2", ("Is it there?", "yes.")))),
+        entry(
+            "c", dialogues=(talk("1", ("Liver?", "yes"), ("Size?", "1")), talk("2", ("Spleen?", "yes"), ("Size?", "2")))
+        ),
+    )
+    (finding,) = audit(manifest_of(tmp_path, *records), read_files=False)
+    assert finding == Finding("conflicting_answers", "'a' is asked 'is it there' and answered 'Yes.', 'no'", ("a",))
+
+
+def test_text_alone_is_not_looked_for_on_the_disk_and_further_volumes_are(tmp_path):
+    nifti(tmp_path / "a.nii.gz", 1)
+    nifti(tmp_path / "b.nii.gz", 2)
+    records = (
+        entry("talk", kind="text", paths=(), dialogues=(talk("1", ("Is it?", "yes")),)),
+        entry("a.nii.gz", kind="volume"),
+        entry("both", kind="volume", paths=("a.nii.gz",), more=(("b.nii.gz",),)),
+        entry("more", kind="volume", paths=("b.nii.gz",), more=(("gone.nii.gz",),)),
+    )
+    assert problems(audit(manifest_of(tmp_path, *records))) == [("unreadable", ("more",))]
+    moved = records[2].model_copy(update={"split": "test"})
+    leak = audit(manifest_of(tmp_path, records[1], moved))
+    assert problems(leak) == [("duplicate_across_splits", ("a.nii.gz", "both"))]
+
+
+def test_questions_are_counted_by_form_type_and_part(tmp_path):
+    closed = Turn(question="Is it?", answer="yes", choices=("yes", "no"), form="closed", type="presence")
+    records = (
+        entry("a", dialogues=(Dialogue(id="1", turns=(closed, closed)), talk("2", ("What?", "x")))),
+        entry("b", "test", dialogues=(Dialogue(id="1", turns=(closed,)),)),
+    )
+    assert count_questions(manifest_of(tmp_path, *records)) == {
+        "closed": {"presence": {"train": 2, "test": 1}},
+        "open": {"": {"train": 1, "test": 0}},
+    }

@@ -72,7 +72,7 @@ def from_dialogue_table(
     for (name, files), said in turns.items():
         number, patient, word = first[name, files]
         where = f"{place}, row {number}"
-        owner = patient or (relative(root, files[0]) if files else where)
+        owner = patient or (relative(root, files[0]) if files else name)
         split = split_named(word, f"{where}, column '{called['split']}'")
         asked.append(Asked(where, files, Dialogue(id=name, turns=tuple(said)), owner, split))
     title = os.path.splitext(os.path.basename(place))[0]

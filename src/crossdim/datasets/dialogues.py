@@ -188,8 +188,8 @@ def read_json(path: str | os.PathLike[str], holds: type[list] | type[dict], what
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ReadError(path, f"is not JSON in UTF-8 ({error})", "Use the file as it was published") from error
     if not isinstance(content, holds):
-        shape = "a list" if holds is list else "an object"
-        raise ReadError(path, f"is not {what}: it holds no {shape[2:]} at the top", f"Give {shape} of samples")
+        shape = "list" if holds is list else "object"
+        raise ReadError(path, f"is not {what}: it holds no {shape} at the top", "Use the file as it was published")
     return content
 
 

@@ -30,8 +30,8 @@ from crossdim.datasets.dialogues import (
     text_of,
     told,
 )
-from crossdim.datasets.manifest import Header, Manifest, Progress, Skipped, SplitName
-from crossdim.datasets.scan import Kind, patient_rule
+from crossdim.datasets.manifest import Header, Manifest, Progress, Skipped, SplitName, source_of
+from crossdim.datasets.scan import Kind, PatientRule, patient_rule
 from crossdim.errors import RecipeError
 
 M3D_TYPES = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
@@ -111,7 +111,7 @@ def from_med2e3(
                 turns = _turns(sample, place, files, answers, strict, counted)
                 if files["vision3d"] and files["vision2d"]:
                     raise _LeftOutError("is about volumes and images at once")
-                owner = (whose(root, root, about[0]) if whose else folder_patient(root, about[0])) if about else place
+                owner = _owner(root, about, whose, f"text {name_}")
                 if owner is None:
                     raise _LeftOutError(f"the rule '{patient}' finds no patient in '{about[0]}'")
             except _LeftOutError as problem:
@@ -139,6 +139,14 @@ def _named(path: str, number: int, sample: object, seen: set[str]) -> tuple[str,
         raise RecipeError(f"{path}, sample '{name}'", "has the id of an earlier sample", "Give it an id of its own")
     seen.add(name)
     return f"{path}, sample '{name}'", name
+
+
+def _owner(root: str, about: Sequence[str], whose: PatientRule | None, alone: str) -> str | None:
+    if not about:
+        return alone
+    if whose is None or not os.path.exists(source_of(about[0])):  # what is absent is told later
+        return folder_patient(root, about[0])
+    return whose(root, root, about[0])
 
 
 def _files(sample: Mapping[str, Any], field: str, root: str, place: str) -> tuple[str, ...]:
