@@ -154,6 +154,9 @@ class Med2E3Config(PreTrainedConfig):
         for name in PARTS:
             setattr(self, name, _part(name, getattr(self, name)))
         self.pool_size = tuple(self.pool_size)
+        for name in ("score_temperature", "score_dropout", "slice_loss_weight", "vision2d_mean", "vision2d_std"):
+            value = getattr(self, name)
+            setattr(self, name, float(value) if isinstance(value, int) else value)
         for name, config in (("vision3d_norm", self.vision3d_config), ("vision2d_norm", self.vision2d_config)):
             if getattr(self, name) is None:
                 setattr(self, name, config is not None and config.model_type == "uni4eye")
