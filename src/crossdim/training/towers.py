@@ -19,7 +19,7 @@ from crossdim.training.recipe_instruct import QuestionSection, Vision2DSection, 
 from crossdim.transforms.contract import FILE_NAME, PreprocessingContract
 
 TINY = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
-TINY_QUESTION = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
+TINY_QUESTION = TINY | {"num_hidden_layers": 2, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
 M3D = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SIGLIP_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 PATCHES_3D = {"tiny": (4, 8, 8), "m3d": (4, 16, 16)}
