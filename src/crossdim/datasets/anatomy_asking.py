@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from crossdim.datasets.anatomy_balance import Candidate, rank
-from crossdim.datasets.anatomy_views import ABSENT, EDGE, Direction, Plane, Seen
+from crossdim.datasets.anatomy_map import Plane
+from crossdim.datasets.anatomy_seen import ABSENT, EDGE, Direction, Seen
 from crossdim.datasets.dialogue import Dependence, ExtentMM, Turn
 from crossdim.datasets.labelmaps import Names, Structure
 from crossdim.datasets.manifest import SplitName

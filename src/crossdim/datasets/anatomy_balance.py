@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import log2
 
 from crossdim.datasets.dialogue import Dependence, Turn
-from crossdim.datasets.manifest import Manifest, Skipped, SplitName
+from crossdim.datasets.manifest import Manifest, SplitName
 
 _MOST_ANSWERS = 12
 """Of more different answers to one question, the most frequent so many are kept."""
@@ -66,9 +66,7 @@ def rank(*parts: object) -> bytes:
     return hashlib.sha256(":".join(map(str, parts)).encode()).digest()
 
 
-def balance(
-    candidates: Iterable[Candidate], seed: int, texts_per_type: int
-) -> tuple[list[Candidate], tuple[Skipped, ...]]:
+def balance(candidates: Iterable[Candidate], seed: int, texts_per_type: int) -> tuple[list[Candidate], tuple[str, ...]]:
     """Keep, for each question text and part, equally many of every answer.
 
     Of each text, the set of answers is kept that leaves most to learn in the training part; the choices are these
@@ -108,7 +106,7 @@ def _dropped(
     kept: Mapping[tuple[str, str], Sequence[Candidate]],
     wanted: set[tuple[str, str]],
     result: Sequence[Candidate],
-) -> tuple[Skipped, ...]:
+) -> tuple[str, ...]:
     told = []
     turns_left = Counter(candidate.type for candidate in result)
     for kind in dict.fromkeys(kind for kind, _ in by_text):
@@ -117,14 +115,16 @@ def _dropped(
         crowded = sum(key in kept and key not in wanted for key in texts)
         surplus = sum(len(by_text[key]) for key in texts) - turns_left[kind]
         if single:
-            reason = f"{len(single)} of {len(texts)} questions dropped: the training part has one answer to them"
-            told.append(Skipped(f"{kind} questions", f"{reason}, such as '{single[0][1]}'"))
-        if crowded:
-            told.append(
-                Skipped(f"{kind} questions", f"{crowded} of {len(texts)} dropped: more than are kept of a type")
+            reason = (
+                f"{kind}: {len(single)} of {len(texts)} questions dropped: the training part has one answer to them"
             )
+            told.append(f"{reason}, such as '{single[0][1]}'")
+        if crowded:
+            told.append(f"{kind}: {crowded} of {len(texts)} questions dropped: more than are kept of a type")
         if surplus:
-            told.append(Skipped(f"{kind} questions", f"{surplus} turns left out so that answers are equally frequent"))
+            told.append(
+                f"{kind}: asked {turns_left[kind]} times, and {surplus} left out, so that answers are equally frequent"
+            )
     return tuple(told)
 
 

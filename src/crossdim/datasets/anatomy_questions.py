@@ -9,7 +9,7 @@ answered from their words: see :mod:`crossdim.datasets.anatomy_balance`. How tru
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,20 +18,13 @@ from jaxtyping import Float, Num
 
 from crossdim.datasets.anatomy_asking import TYPES, Asker, QuestionType, Sight
 from crossdim.datasets.anatomy_balance import Candidate, balance
-from crossdim.datasets.anatomy_views import (
-    Anatomy,
-    Frame,
-    Handedness,
-    Rules,
-    Seen,
-    draw_box,
-    look,
-    neighbours,
-    take_apart,
-)
+from crossdim.datasets.anatomy_cases import Case
+from crossdim.datasets.anatomy_map import Anatomy, Handedness, take_apart
+from crossdim.datasets.anatomy_seen import Frame, Rules, Seen, look, neighbours
+from crossdim.datasets.anatomy_views import Views, draw_boxes
 from crossdim.datasets.dialogue import Dialogue, Turn
 from crossdim.datasets.labelmaps import Names, Structure, check_names, read_label_map, same_grid
-from crossdim.datasets.manifest import Header, Manifest, Progress, Record, Skipped, SplitName
+from crossdim.datasets.manifest import Header, Manifest, Progress, Record
 from crossdim.datasets.scan import relative
 from crossdim.datasets.splits import Fractions, split_by_patient
 from crossdim.datasets.synthetic_contrast import ContrastOptions, synthesise
@@ -43,25 +36,6 @@ _FINEST_MM = 2.0
 
 
 @dataclass(frozen=True)
-class Case:
-    """One labelled volume.
-
-    Attributes:
-        id: Unique; the volumes' names begin with it.
-        patient_id: Cases of one patient never lie in different parts.
-        labels: The label map: a file, or a folder with one mask a structure.
-        image: The image of the same voxels, or None if there is none.
-        split: The part it belongs to; given for all cases or for none.
-    """
-
-    id: str
-    patient_id: str
-    labels: str
-    image: str | None = None
-    split: SplitName | None = None
-
-
-@dataclass(frozen=True)
 class AnatomyOptions:
     """What is asked, about which volumes.
 
@@ -69,9 +43,7 @@ class AnatomyOptions:
         names: What the label values stand for.
         types: Types of question.
         rules: When something counts as seen, and in which plane slices are counted.
-        fields_of_view: Random fields of view of each case (and contrast); 0 shows all of it.
-        coverage: Smallest and largest share of the slices in a field of view.
-        lateral: Share of the fields of view that leave out what lies beyond a plane near the midline, too.
+        views: Random fields of view of each case (of each of its contrasts, where it has some).
         synthetic: Volumes of random contrast of each case; 0 asks about the images.
         contrast: How random they are.
         spacing_mm: Of the volumes that are written, along the file's (depth, height, width); None keeps it.
@@ -87,9 +59,7 @@ class AnatomyOptions:
     names: Names
     types: tuple[QuestionType, ...] = TYPES
     rules: Rules = field(default_factory=Rules)
-    fields_of_view: int = 4
-    coverage: tuple[float, float] = (0.3, 0.8)
-    lateral: float = 0.5
+    views: Views = field(default_factory=Views)
     synthetic: int = 0
     contrast: ContrastOptions = field(default_factory=ContrastOptions)
     spacing_mm: tuple[float, float, float] | None = None
@@ -108,13 +78,10 @@ class AnatomyOptions:
         for kind in self.types:
             if kind not in TYPES:
                 raise RecipeError(f"question type '{kind}'", "is unknown", nearest(kind, TYPES))
-        low, high = self.coverage
-        if not 0 < low <= high <= 1:
-            raise RecipeError(f"coverage {low:g} {high:g}", "is not two rising shares", "Take such as 0.3 0.8")
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise RecipeError(f"spacing {self.spacing_mm}", "is not above 0", "Give millimetres such as 3 3 3")
-        if min(self.fields_of_view, self.synthetic) < 0:
-            raise RecipeError("numbers of volumes", "are below 0", "Give 0 for the original")
+        if self.synthetic < 0:
+            raise RecipeError(f"synthetic {self.synthetic}", "is below 0", "Give 0 to ask about the images")
 
 
 def build_anatomy_questions(
@@ -132,7 +99,7 @@ def build_anatomy_questions(
         progress: Called after each case.
 
     Returns:
-        The manifest; ``skipped`` says what was left out and why.
+        The manifest; its ``notes`` say which questions were left out and why.
 
     Raises:
         ReadError: If a map is no label map, is empty, holds values without a name, or does not fit its image.
@@ -143,19 +110,19 @@ def build_anatomy_questions(
     _check(cases, root)
     (root / "volumes").mkdir(parents=True, exist_ok=True)
     sights: list[Sight] = []
-    skipped: list[Skipped] = []
+    notes: list[str] = []
     for done, case in enumerate(cases, 1):
         anatomy = _read(case, options)
         if anatomy.mirrored:
             what = "named by geometry" if not anatomy.doubtful else "not asked about"
-            reason = f"lie on the other side than their names say: {', '.join(anatomy.mirrored)}; {what}"
-            skipped.append(Skipped(case.labels, reason))
+            shown = ", ".join(anatomy.mirrored[:3]) + (", ..." if len(anatomy.mirrored) > 3 else "")
+            notes.append(f"{case.id}: {shown} on the other side than named, and {what}")
         sights += _volumes(case, anatomy, root, options)
         if progress:
             progress(done, len(cases))
     header = Header(name=options.name, root=str(root), source=f"crossdim anatomy questions, seed {options.seed}")
     records = [Record(id=s.id, patient_id=s.patient_id, kind="volume", paths=(s.path,), split=s.split) for s in sights]
-    manifest = Manifest(header, tuple(records), tuple(skipped))
+    manifest = Manifest(header, tuple(records), notes=tuple(notes))
     if cases[0].split is None:
         manifest = split_by_patient(manifest, options.fractions, options.seed)
     manifest = _with_questions(manifest, sights, options)
@@ -193,18 +160,19 @@ def _volumes(case: Case, anatomy: Anatomy, root: Path, options: AnatomyOptions) 
             raise RecipeError(case.image, "is not a volume with one value a voxel", "Give 3D images")
         same_grid(anatomy.map, noun.voxels.shape[1:], noun.affine, case.image)
         image = noun.voxels[0]
-    views = max(1, options.fields_of_view)
-    for number in range(max(1, options.synthetic) * views):
-        generator = np.random.default_rng([options.seed, *case.id.encode(), number])
-        name = case.id if max(1, options.synthetic) * views == 1 else f"{case.id}-{number:02d}"
-        box = anatomy.domain
-        if options.fields_of_view:
-            box = draw_box(anatomy, generator, options.rules.plane, options.coverage, options.lateral)
+    seed = [options.seed, *case.id.encode()]
+    boxes = [anatomy.domain] * max(1, options.synthetic)
+    if options.views.count:
+        wanted = replace(options.views, count=options.views.count * len(boxes))
+        boxes = draw_boxes(anatomy, np.random.default_rng(seed), options.rules, wanted, options.spacing_mm)
+    for number, box in enumerate(boxes):
+        name = case.id if len(boxes) == 1 else f"{case.id}-{number:02d}"
         frame = Frame.of(box, anatomy.map.affine, options.spacing_mm)
-        if image is not None and case.image is not None and not options.fields_of_view and options.spacing_mm is None:
+        if image is not None and case.image is not None and not options.views.count and options.spacing_mm is None:
             path = relative(str(root), os.path.abspath(case.image))
         else:
             path = f"volumes/{name}.nii.gz"
+            generator = np.random.default_rng([*seed, number])
             values = _contrast(anatomy, frame, generator, options) if image is None else frame.cut(image)
             _save(root / path, frame.resample(values), frame.affine)
         yield _sight(case, name, path, anatomy, frame, options)
@@ -255,14 +223,15 @@ def _with_questions(manifest: Manifest, sights: Sequence[Sight], options: Anatom
         raise RecipeError(manifest.header.name, "leaves no question with more than one answer",
                           "Ask for more fields of view, more cases or other types")  # fmt: skip
     records = []
-    silent = []
+    silent = sum(not turns for turns in asked)
     for record, turns in zip(manifest.records, asked, strict=True):
         if turns:
             records.append(record.model_copy(update={"dialogues": tuple(_dialogues(turns))}))
-        else:
-            silent.append(record)
-    told = (Skipped("volumes", f"{len(silent)} left out: nothing can be asked about them for certain"),)
-    return Manifest(manifest.header, tuple(records), (*manifest.skipped, *dropped, *(told if silent else ())))
+        if not turns and record.paths[0].startswith("volumes/"):
+            Path(manifest.absolute(record.paths[0])).unlink()
+    told = (f"{silent} volumes left out: nothing can be asked about them for certain",) if silent else ()
+    notes = (*manifest.notes, *dropped, *told)
+    return replace(manifest, records=tuple(records), notes=notes)
 
 
 def _turn(closed: Candidate, sight: Sight) -> Turn:

@@ -1,213 +1,73 @@
-"""Fields of view of labelled volumes: what part is shown, which structures are seen in it, how large and where.
+"""Fields of view of labelled volumes, drawn so that what can be seen in them varies."""
 
-Everything is measured on the label map's own voxels inside the field of view, in the patient's coordinates. So answers
-do not depend on how a file's axes are ordered or turned, and change when its voxels are mirrored.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, Integer, Num
 from numpy.random import Generator
 
-from crossdim.datasets.dialogue import ExtentMM
-from crossdim.datasets.labelmaps import LabelMap, Side, Structure
-from crossdim.errors import GeometryError
-from crossdim.geometry.affine import spacing_mm, to_patient_mm
+from crossdim.datasets.anatomy_map import PATIENT_AXIS, Anatomy, Box, Plane
+from crossdim.datasets.anatomy_seen import Frame, Rules, Status, look
+from crossdim.errors import RecipeError
 
-Plane = Literal["axial", "coronal", "sagittal"]
-Direction = Literal["superior", "inferior", "anterior", "posterior", "left", "right"]
-Handedness = Literal["refuse", "geometry"]
-Status = Literal["visible", "absent", "unclear"]
-Box = tuple[tuple[int, int, int], tuple[int, int, int]]
-"""First index and the one behind the last along (depth, height, width)."""
-
-EDGE = "the edge of the scan"
-"""What lies beside a structure that is cut off by the field of view."""
-
-PATIENT_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-DIRECTIONS: dict[Direction, tuple[int, int]] = {
-    "right": (0, 1), "left": (0, -1), "anterior": (1, 1), "posterior": (1, -1), "superior": (2, 1), "inferior": (2, -1),
-}  # fmt: skip
-"""Patient axis (x, y, z) and sign of each direction."""
-
-_COLUMNS = 1500
-"""Lines along which the neighbours of a structure are looked for; a large structure's are thinned out to this."""
-
-
-@dataclass(frozen=True, eq=False)
-class Organ:
-    """One structure of a whole label map.
-
-    Attributes:
-        value: Its label.
-        structure: Its name; the side is the one it lies on.
-        low: First index of its box along (depth, height, width).
-        mask: Its voxels in the box.
-        voxels: How many they are.
-        x_mm: Its centre from left to right, RAS+.
-    """
-
-    value: int
-    structure: Structure
-    low: tuple[int, int, int]
-    mask: Bool[np.ndarray, "d h w"]
-    voxels: int
-    x_mm: float
+_DRAWS = 6
+"""Fields of view drawn for each that is taken."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """When something counts as seen, and as beside something.
+class Views:
+    """Which fields of view are drawn.
 
     Attributes:
-        plane: The plane whose slices are counted.
-        min_slices: Slices of the written volume that a structure spans at least to be visible.
-        min_share: Share of the structure that is in the field of view at least for it to be visible.
-        margin_mm: Distance from the field of view at least for it to be absent.
-        reach_mm: How far a neighbour is looked for.
-        neighbour_share: Share of the lines from a structure's surface that meet the neighbour first, at least.
+        count: How many of each case; 0 shows all of it, once.
+        coverage: Smallest and largest share of the slices that one keeps.
+        lateral: Share of them that leave out what lies beyond a plane near the midline, too.
     """
 
-    plane: Plane = "axial"
-    min_slices: int = 2
-    min_share: float = 0.5
-    margin_mm: float = 3.0
-    reach_mm: float = 15.0
-    neighbour_share: float = 0.6
+    count: int = 4
+    coverage: tuple[float, float] = (0.3, 0.8)
+    lateral: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = self.coverage
+        if not 0 < low <= high <= 1 or not 0 <= self.lateral <= 1:
+            subject = f"coverage {low:g} {high:g}, lateral {self.lateral:g}"
+            raise RecipeError(subject, "are not shares, the first rising", "Take such as 0.3 0.8, and 0.5")
+        if self.count < 0:
+            raise RecipeError(f"fields of view {self.count}", "are below 0", "Take 0 for the whole volume")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """How much of a structure a field of view shows.
+def draw_boxes(
+    anatomy: Anatomy, generator: Generator, rules: Rules, how: "Views", spacing: Sequence[float] | None
+) -> list[Box]:
+    """Return random fields of view that show some structures and leave others out.
 
-    Attributes:
-        status: Visible, absent, or neither beyond doubt.
-        volume_ml: Of the visible part.
-        extent_mm: Box around the visible part; None if nothing of it is in the field of view.
-        slices: First and last slice of the written volume whose centre lies within the extent.
-    """
-
-    status: Status
-    volume_ml: float = 0.0
-    extent_mm: ExtentMM | None = None
-    slices: tuple[int, int] | None = None
-
-
-ABSENT = Seen("absent")
-
-
-@dataclass(frozen=True, eq=False)
-class Anatomy:
-    """A label map taken apart, once for all fields of view.
-
-    Attributes:
-        map: The label map.
-        organs: The named structures in it, by name.
-        domain: Box that fields of view are drawn from.
-        mirrored: Structures that lie on the other side than their name in the table says.
-        doubtful: Those of them that nothing is asked about, because most others lie where they should.
-    """
-
-    map: LabelMap
-    organs: Mapping[str, Organ]
-    domain: Box
-    mirrored: tuple[str, ...] = ()
-    doubtful: tuple[str, ...] = ()
-
-
-def axis_of(affine: Float[np.ndarray, "4 4"], patient_axis: int) -> tuple[int, int]:
-    """Return the array axis that runs nearest along a patient axis, and +1 or -1 for whether it runs with it.
+    Of several drawn, the one is taken that helps most to let each structure be visible as often as absent.
 
     Args:
-        affine: From an index to patient millimetres.
-        patient_axis: 0 from left to right, 1 from back to front, 2 from feet to head.
+        anatomy: What they show parts of.
+        generator: Draws everything.
+        rules: When something counts as seen.
+        how: How many, and how large.
+        spacing: Of the volumes that are written.
     """
-    from nibabel.orientations import io_orientation
-
-    for axis, (along, sign) in enumerate(io_orientation(affine)):
-        if along == patient_axis:
-            return axis, int(sign)
-    raise GeometryError("affine", f"has no axis along patient axis {patient_axis}", "Mend the affine")
-
-
-def take_apart(label_map: LabelMap, *, whole: bool, handedness: Handedness = "refuse") -> Anatomy:
-    """Find the structures of a label map, and on which side they lie.
-
-    The midline is the mean of the middles between the two of each pair; without a pair, the middle of all that is
-    labelled. Which side a structure lies on is told by its centre and the affine, never by its name.
-
-    Args:
-        label_map: The map.
-        whole: Whether fields of view are drawn from the whole volume, not from the box around what is labelled.
-        handedness: What is done if most structures lie on the other side than their names say: ``geometry`` gives
-            them the names of the side that they lie on.
-
-    Raises:
-        GeometryError: If so, and it is to be refused.
-    """
-    from scipy.ndimage import find_objects
-
-    labels, affine = label_map.labels, label_map.affine
-    organs: list[Organ] = []
-    boxes = find_objects(labels)
-    for value, box in enumerate(boxes, 1):
-        if box is None or value not in label_map.names:
-            continue
-        mask = labels[box] == value
-        low = (box[0].start, box[1].start, box[2].start)
-        centre = np.array([axis.mean() for axis in np.nonzero(mask)]) + low
-        x_mm = float(to_patient_mm(centre, affine)[0])
-        structure = Structure.of(label_map.names[value])
-        organs.append(Organ(value, structure, low, mask, int(np.count_nonzero(mask)), x_mm))
-    found = [box for box in boxes if box is not None]
-    low = tuple(min(box[axis].start for box in found) for axis in range(3))
-    high = tuple(max(box[axis].stop for box in found) for axis in range(3))
-    sides = _sides(organs, _midline_mm(organs, affine, (low, high)))
-    sided = [organ for organ in organs if organ.structure.side]
-    mirrored = tuple(o.structure.name for o in sided if sides[o.value] not in (o.structure.side, None))
-    doubtful: tuple[str, ...] = ()
-    if len(mirrored) > len(sided) / 2:
-        if handedness == "refuse":
-            shown = ", ".join(mirrored[:3])
-            reason = f"{len(mirrored)} of {len(sided)} structures lie on the other side than named ({shown})"
-            remedy = "Mend the affine, or take the side from geometry (handedness 'geometry')"
-            raise GeometryError(label_map.path, reason, remedy)
-        organs = [_renamed(organ, sides[organ.value]) for organ in organs]
-    else:
-        doubtful = mirrored
-    by_name = {organ.structure.name: organ for organ in organs}
-    domain: Box = ((0, 0, 0), labels.shape) if whole else (low, high)
-    return Anatomy(label_map, by_name, domain, mirrored, doubtful)
+    balance = dict.fromkeys(anatomy.organs, 0)
+    boxes: list[Box] = []
+    for _ in range(how.count):
+        drawn = [draw_box(anatomy, generator, rules.plane, how.coverage, how.lateral) for _ in range(_DRAWS)]
+        shown = [_shown(anatomy, Frame.of(box, anatomy.map.affine, spacing), rules) for box in drawn]
+        worth = [sum(abs(v) * 0.5 - np.sign(balance[n]) * v for n, v in values.items()) for values in shown]
+        best = int(np.argmax(worth))
+        boxes.append(drawn[best])
+        balance = {name: count + shown[best][name] for name, count in balance.items()}
+    return boxes
 
 
-def _midline_mm(organs: Sequence[Organ], affine: Float[np.ndarray, "4 4"], box: Box) -> float:
-    by_name = {organ.structure.name: organ.x_mm for organ in organs}
-    bases = {organ.structure.base for organ in organs if organ.structure.side}
-    pairs = [(by_name.get(f"left {base}"), by_name.get(f"right {base}")) for base in sorted(bases)]
-    middles = [(left + right) / 2 for left, right in pairs if left is not None and right is not None]
-    if middles:
-        return float(np.mean(middles))
-    return float(to_patient_mm((np.array(box[0]) + np.array(box[1]) - 1) / 2, affine)[0])
-
-
-def _sides(organs: Sequence[Organ], midline_mm: float) -> dict[int, Side | None]:
-    """Return the side of each structure that has one; both of a pair never get the same."""
-    sides: dict[int, Side | None] = {}
-    sided = [organ for organ in organs if organ.structure.side]
-    for organ in sided:
-        partners = [o for o in sided if o.structure.base == organ.structure.base and o is not organ]
-        middle = (organ.x_mm + partners[0].x_mm) / 2 if partners else midline_mm
-        sides[organ.value] = "left" if organ.x_mm < middle else "right" if organ.x_mm > middle else None
-    return sides
-
-
-def _renamed(organ: Organ, side: Side | None) -> Organ:
-    base = organ.structure.base
-    named = Structure(f"{side} {base}", base, side) if side else organ.structure
-    return Organ(organ.value, named, organ.low, organ.mask, organ.voxels, organ.x_mm)
+def _shown(anatomy: Anatomy, frame: "Frame", rules: Rules) -> dict[str, int]:
+    """Return 1 for each structure that is visible, -1 for each that is absent, 0 for the others."""
+    worth: dict[Status, int] = {"visible": 1, "absent": -1, "unclear": 0}
+    seen = look(anatomy, frame, rules)
+    return {name: worth[seen[name].status] for name in anatomy.organs}
 
 
 def draw_box(
@@ -223,210 +83,14 @@ def draw_box(
         lateral: Probability that what lies beyond a plane near the midline is left out as well.
     """
     low, high = list(anatomy.domain[0]), list(anatomy.domain[1])
-    along, _ = axis_of(anatomy.map.affine, PATIENT_AXIS[plane])
+    along, _ = anatomy.axes[PATIENT_AXIS[plane]]
     length = high[along] - low[along]
     kept = max(1, round(generator.uniform(*coverage) * length))
     start = low[along] + int(generator.integers(length - kept + 1))
-    across, _ = axis_of(anatomy.map.affine, 0)
+    across, _ = anatomy.axes[0]
     beyond, cut, upper = generator.random() < lateral, generator.uniform(0.3, 0.7), generator.random() < 0.5
     if beyond and across != along:
         at = low[across] + max(1, round(cut * (high[across] - low[across])))
         low[across], high[across] = (at - 1, high[across]) if upper else (low[across], at)
     low[along], high[along] = start, start + kept
     return (low[0], low[1], low[2]), (high[0], high[1], high[2])
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A field of view and the voxels it is written with.
-
-    Attributes:
-        box: The field of view in the label map's voxels.
-        size: Voxels written along (depth, height, width).
-        affine: Of what is written.
-    """
-
-    box: Box
-    size: tuple[int, int, int]
-    affine: Float[np.ndarray, "4 4"]
-
-    @classmethod
-    def of(cls, box: Box, affine: Float[np.ndarray, "4 4"], wanted_mm: Sequence[float] | None) -> "Frame":
-        """Return the frame of a field of view; its edges stay where they are to the fraction of a voxel.
-
-        Args:
-            box: The field of view.
-            affine: Of the label map.
-            wanted_mm: Spacing along (depth, height, width), met as nearly as whole voxels allow; None keeps it.
-        """
-        low, high = np.array(box[0]), np.array(box[1])
-        size = high - low
-        if wanted_mm is not None:
-            size = np.maximum(1, np.rint(size * spacing_mm(affine) / np.array(wanted_mm))).astype(int)
-        step = (high - low) / size
-        written = affine.copy()
-        written[:3, :3] = affine[:3, :3] * step
-        written[:3, 3] = to_patient_mm(low - 0.5 + step / 2, affine)
-        return cls(box, (int(size[0]), int(size[1]), int(size[2])), written)
-
-    def cut(self, values: Num[np.ndarray, "depth height width"]) -> Num[np.ndarray, "d h w"]:
-        """Return the part of an array that is in the field of view, with the voxels that it has.
-
-        Args:
-            values: Of the whole label map.
-        """
-        return values[tuple(slice(low, high) for low, high in zip(*self.box, strict=True))]
-
-    def resample(self, values: Num[np.ndarray, "d h w"]) -> Num[np.ndarray, "newd newh neww"]:
-        """Return intensities with the voxels that are written: averages where they get fewer, linear where more.
-
-        Args:
-            values: Intensities of the field of view; any number of voxels.
-        """
-        if values.shape == self.size:
-            return values
-        result: Float32[np.ndarray, "d h w"] = values.astype(np.float32)
-        for axis, length in enumerate(self.size):
-            if result.shape[axis] != length:
-                weights = _weights(result.shape[axis], length)
-                result = np.moveaxis(weights @ np.moveaxis(result, axis, -2), -2, axis)
-        return np.rint(result).astype(values.dtype) if values.dtype.kind in "iu" else result
-
-    def nearest(self, labels: Integer[np.ndarray, "d h w"], size: Sequence[int]) -> Integer[np.ndarray, "d2 h2 w2"]:
-        """Return labels with another number of voxels, each from the nearest.
-
-        Args:
-            labels: Of the field of view.
-            size: Voxels wanted along (depth, height, width).
-        """
-        picks = [((np.arange(n) + 0.5) * old / n).astype(int) for old, n in zip(labels.shape, size, strict=True)]
-        return labels[np.ix_(*picks)]
-
-
-def _weights(old: int, new: int) -> Float32[np.ndarray, "new old"]:
-    if new < old:
-        edges = np.arange(new + 1) * old / new
-        shared = np.minimum(edges[1:, None], np.arange(1, old + 1)) - np.maximum(edges[:-1, None], np.arange(old))
-        return (np.maximum(shared, 0) * new / old).astype(np.float32)
-    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old))).astype(np.float32)
-
-
-def look(anatomy: Anatomy, frame: Frame, rules: Rules) -> dict[str, Seen]:
-    """Return what a field of view shows of every structure of the map.
-
-    Args:
-        anatomy: The map.
-        frame: The field of view.
-        rules: When something counts as seen.
-    """
-    seen = {name: _seen(organ, anatomy.map.affine, frame, rules) for name, organ in anatomy.organs.items()}
-    return seen | {name: Seen("unclear") for name in anatomy.doubtful}
-
-
-def _seen(organ: Organ, affine: Float[np.ndarray, "4 4"], frame: Frame, rules: Rules) -> Seen:
-    inside, start = _part(organ, np.array(frame.box))
-    voxels = int(np.count_nonzero(inside))
-    if not voxels:
-        margin = np.ceil(rules.margin_mm / np.array(spacing_mm(affine))).astype(int)
-        near, _ = _part(organ, np.array(frame.box) + np.stack([-margin, margin]))
-        return Seen("unclear") if near.any() else ABSENT
-    spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    low = start + [span[0] for span in spans]
-    high = start + [span[-1] + 1 for span in spans]
-    axis, _ = axis_of(affine, PATIENT_AXIS[rules.plane])
-    step = (frame.box[1][axis] - frame.box[0][axis]) / frame.size[axis]
-    centres = frame.box[0][axis] + (np.arange(frame.size[axis]) + 0.5) * step
-    shown = np.flatnonzero((centres >= low[axis]) & (centres <= high[axis]))
-    enough = len(shown) >= rules.min_slices and voxels >= rules.min_share * organ.voxels
-    return Seen(
-        status="visible" if enough else "unclear",
-        volume_ml=voxels * abs(float(np.linalg.det(affine[:3, :3]))) / 1000,
-        extent_mm=_extent_mm(low, high, affine),
-        slices=(int(shown[0]), int(shown[-1])) if len(shown) else None,
-    )
-
-
-def _part(organ: Organ, box: Integer[np.ndarray, "2 3"]) -> tuple[Bool[np.ndarray, "d h w"], Integer[np.ndarray, "3"]]:
-    """Return the organ's mask inside a box, and the index of the mask's first voxel."""
-    low = np.clip(box[0], organ.low, None)
-    picks = tuple(slice(max(0, a - o), max(0, b - o)) for o, a, b in zip(organ.low, box[0], box[1], strict=True))
-    return organ.mask[picks], low
-
-
-def _extent_mm(
-    low: Integer[np.ndarray, "3"], high: Integer[np.ndarray, "3"], affine: Float[np.ndarray, "4 4"]
-) -> ExtentMM:
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (high - low) + low - 0.5
-    points = to_patient_mm(corners, affine)
-    x, y, z = [(round(float(a), 3), round(float(b), 3)) for a, b in zip(points.min(0), points.max(0), strict=True)]
-    return (*x, *y, *z)
-
-
-def neighbours(
-    anatomy: Anatomy, frame: Frame, seen: Mapping[str, Seen], rules: Rules
-) -> dict[tuple[str, Direction], str]:
-    """Return what lies directly beside each visible structure, where that is beyond doubt.
-
-    From each voxel of the structure's surface in a direction, a line is followed until it meets another named
-    structure or the edge of the field of view; nameless tissue and background are looked through.
-
-    Args:
-        anatomy: The map.
-        frame: The field of view.
-        seen: What of each structure is in it.
-        rules: How far is looked, and how many of the lines must agree.
-    """
-    name_of = {organ.value: name for name, organ in anatomy.organs.items()}
-    labels = frame.cut(anatomy.map.labels)
-    found: dict[tuple[str, Direction], str] = {}
-    for name, what in seen.items():
-        if what.status != "visible":
-            continue
-        organ = anatomy.organs[name]
-        for direction, (patient_axis, sign) in DIRECTIONS.items():
-            axis, runs = axis_of(anatomy.map.affine, patient_axis)
-            reach = int(rules.reach_mm / spacing_mm(anatomy.map.affine)[axis])
-            part = _towards(labels, organ, frame.box, axis, sign * runs, reach)
-            votes = _first_met(part, organ.value, reach, set(name_of))
-            values, counts = np.unique(votes, return_counts=True)
-            best = int(counts.argmax())
-            value = int(values[best])
-            if value == 0 or counts[best] < rules.neighbour_share * len(votes):
-                continue
-            other = EDGE if value < 0 else name_of[value]
-            if value < 0 or seen[other].status == "visible":
-                found[name, direction] = other
-    return found
-
-
-def _towards(
-    labels: Int32[np.ndarray, "d h w"], organ: Organ, box: Box, axis: int, sign: int, reach: int
-) -> Int32[np.ndarray, "lines length"]:
-    """Return the lines through an organ's part of a field of view, running in a direction and ending at its reach."""
-    picks = []
-    for a in range(3):
-        low = max(organ.low[a] - box[0][a], 0)
-        high = min(organ.low[a] + organ.mask.shape[a], box[1][a]) - box[0][a]
-        if a == axis:
-            low, high = (low, min(high + reach, labels.shape[a])) if sign > 0 else (max(low - reach, 0), high)
-        picks.append(slice(low, high))
-    lines = np.moveaxis(labels[tuple(picks)], axis, -1)[..., ::sign]
-    lines = lines.reshape(-1, lines.shape[-1])
-    lines = lines[(lines == organ.value).any(axis=1)]
-    return lines[:: max(1, len(lines) // _COLUMNS)]
-
-
-def _first_met(
-    lines: Int32[np.ndarray, "lines length"], value: int, reach: int, named: set[int]
-) -> Int32[np.ndarray, " lines"]:
-    """Return for each line the first named label behind a structure, -1 for the edge of the scan, 0 for nothing."""
-    length = lines.shape[1]
-    last = length - 1 - (lines == value)[:, ::-1].argmax(axis=1)
-    candidates = np.isin(lines, sorted(named - {value})) & (np.arange(length) > last[:, None])
-    first = candidates.argmax(axis=1)
-    rows = np.arange(len(lines))
-    met = candidates[rows, first]
-    within = first - last <= reach
-    at_edge = length - 1 - last < reach
-    return np.where(met, np.where(within, lines[rows, first], 0), np.where(at_edge, -1, 0)).astype(np.int32)

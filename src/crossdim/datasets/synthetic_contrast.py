@@ -4,8 +4,9 @@ Re-implemented from the description of SynthSeg (Billot et al., Medical Image An
 are drawn from a Gaussian with a mean and a deviation of its own for every label, then the volume is blurred, gets a
 smooth multiplicative bias field and a random gamma, and loses resolution to thick slices.
 
-Differs from the authors' code: no spatial deformation (questions about the label map would no longer be true), numpy
-and scipy instead of a network's layers, and the background may be dark or not.
+Differs from the authors' code: no spatial deformation (questions about the label map would no longer be true); means
+are drawn from as many levels as there are labels, one each, so that no two labels look alike; numpy and scipy instead
+of a network's layers.
 """
 
 from dataclasses import dataclass, fields
@@ -90,9 +91,11 @@ def synthesise(
 def _intensities(
     labels: Integer[np.ndarray, "depth height width"], generator: Generator, options: ContrastOptions
 ) -> Float32[np.ndarray, "depth height width"]:
-    highest = int(labels.max()) + 1
-    means = generator.uniform(0.1, 1, highest).astype(np.float32)
-    deviations = generator.uniform(0, options.deviation, highest).astype(np.float32)
+    there = np.flatnonzero(np.bincount(labels.ravel()))
+    means = np.zeros(there[-1] + 1, np.float32)
+    level = generator.permutation(len(there)) + generator.uniform(0.25, 0.75, len(there))
+    means[there] = 0.1 + 0.9 * level / len(there)
+    deviations = generator.uniform(0, options.deviation, len(means)).astype(np.float32)
     if generator.random() < options.dark_background:
         means[0] = generator.uniform(0, 0.05)
         deviations[0] = generator.uniform(0, 0.02)
