@@ -14,6 +14,9 @@ from crossdim.convert.plan import HEADS
 from crossdim.encoders.vision3d import VisionTransformer3DConfig
 from crossdim.errors import CrossdimError, ReadError, RecipeError
 from crossdim.models.med2e3_config import Med2E3Config
+from crossdim.transforms.contract import PreprocessingContract
+from crossdim.transforms.presets import for_med2e3
+from crossdim.transforms.text import Med2E3Processor
 
 _NOT_SIZES = frozenset(
     {
@@ -30,11 +33,28 @@ _NOT_SIZES = frozenset(
 )
 """Keys of a Hugging Face config that name code, files or types instead of sizes; they are ignored."""
 
-_WRONG = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
+_WRONG = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    StrictDataclassError,
+)
+"""What classes of transformers raise when sizes contradict themselves."""
 Made = TypeVar("Made")
 _AGAIN = "Download or copy it again"
 _BERT = f"{CLIP_PREFIX}language_encoder."
 _BERT_HEAD_WIDTH = 64
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_ENDS = {"phi3": "<|endoftext|>", "qwen2": "<|im_end|>"}
+"""What ends an answer in the authors' templates, where the tokenizer may say something else."""
+
+MAX_LENGTH = 768
+"""Tokens that the authors' models take, visual ones included."""
 
 M3D_PATCH, M3D_SIZE = (4, 16, 16), (32, 256, 256)
 """Of the released M3D-CLIP: assumed where no config file says otherwise and the shapes agree."""
@@ -65,13 +85,21 @@ def whole_config(folder: Path, weights: Weights, notes: list[str], heads: int | 
     )
     experiment = arguments.get("exp_id", 4)
     number = numbers[0] if numbers else RELEASED
-    return _checked(
+    return checked(
         folder / "args" / "config.json", lambda: assemble(parts, number, experiment if type(experiment) is int else 4)
     )
 
 
-def _checked(path: Path, make: Callable[[], Made]) -> Made:
-    """Make a config and turn whatever it complains about into one line."""
+def checked(path: Path, make: Callable[[], Made]) -> Made:
+    """Make a config or model and turn whatever it complains about into one line.
+
+    Args:
+        path: Where the sizes come from.
+        make: Makes it.
+
+    Raises:
+        ReadError: The sizes contradict themselves.
+    """
     try:
         return make()
     except CrossdimError:
@@ -93,7 +121,7 @@ def _hugging_face(path: Path, weights: Mapping[str, Any], prefix: str) -> PreTra
         sizes["rope_scaling"] = scaling | {"type": "longrope", "rope_type": "longrope"}
     if not isinstance(family, str):
         raise ReadError(path, "names no model_type", _AGAIN)
-    config = _checked(path, lambda: AutoConfig.for_model(family, **sizes))
+    config = checked(path, lambda: AutoConfig.for_model(family, **sizes))
     layers = getattr(config, "num_hidden_layers", 0)
     there = sum(name.startswith(prefix) for name in weights)
     if type(layers) is not int or layers > there:
@@ -137,7 +165,7 @@ def vit_config(path: Path, weights: Weights, notes: list[str], heads: int | None
     else:
         reason = f"is needed to tell sizes: {tokens} positions and patches of {width} values are not those of M3D-CLIP"
         raise ReadError(path, reason, "Put the model's config.json beside its weights")
-    return _checked(path, lambda: m3d_config(sizes))
+    return checked(path, lambda: m3d_config(sizes))
 
 
 def _usual_heads(hidden: int, notes: list[str]) -> int:
@@ -185,7 +213,66 @@ def _layers(shapes: Mapping[str, Shape], stem: str) -> int:
     return len(numbers)
 
 
-def question_tokenizer(source: Path) -> Any:
+def processor_of(
+    folder: Path, config: Med2E3Config, notes: list[str], question_tokenizer: Path | None = None
+) -> Med2E3Processor | PreprocessingContract:
+    """Return what prepares the model's input: with the tokenizers where they are there, else the contract alone.
+
+    Args:
+        folder: The released one.
+        config: Of the converted model.
+        notes: What is missing is added.
+        question_tokenizer: BERT's ``vocab.txt`` or tokenizer folder, in place of one in the released folder.
+
+    Raises:
+        ReadError: A tokenizer is damaged.
+    """
+    vision3d: Any = config.vision3d_config
+    size = (vision3d.volume_size[0], vision3d.volume_size[1], vision3d.volume_size[2])
+    contract = for_med2e3(size)
+    if not any((folder / "llm" / name).is_file() for name in _TOKENIZERS):
+        notes.append("llm/ holds no tokenizer: only the contract is written, and text has to be tokenised elsewhere.")
+        return contract
+    questions = None
+    if config.uses_question and config.question_feature != "llm_mean":
+        places = [question_tokenizer] if question_tokenizer else [folder / "vision3d_model", folder / "vocab.txt"]
+        found = next((place for place in places if _holds_tokenizer(place)), None)
+        if found is None:
+            raise ReadError(
+                folder / "vision3d_model" / "vocab.txt",
+                "does not exist, and without BERT's words no question can be read",
+                "Put M3D-CLIP's vocab.txt there, or give one (question_tokenizer)",
+            )
+        questions = read_question_tokenizer(found)
+    tokenizer = read_tokenizer(folder / "llm")
+    language, question = config.get_text_config(), config.question_config
+    end = _ENDS.get(str(language.model_type), "")
+    known = end and end in tokenizer.get_vocab()
+    return Med2E3Processor(
+        contract=contract,
+        tokenizer=tokenizer,
+        question_tokenizer=questions,
+        prompt="vicuna",
+        volume_tokens=config.volume_tokens(size),
+        image_tokens=config.image_tokens((size[1], size[2])) if config.uses_slices else 0,
+        volume_token_id=config.volume_token_id,
+        image_token_id=config.image_token_id,
+        max_length=_longest(folder),
+        question_max_length=512 if questions is None else min(512, question.max_position_embeddings),
+        eos=end if known else "",
+    )
+
+
+def _longest(folder: Path) -> int:
+    found = leaves(read_json(folder / "args" / "config.json")).get("llm_max_length")
+    return found if type(found) is int and found > 0 else MAX_LENGTH
+
+
+def _holds_tokenizer(place: Path) -> bool:
+    return place.is_file() or any((place / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
+
+
+def read_question_tokenizer(source: Path) -> Any:
     """Return BERT's tokenizer from its word list; line ends may be those of any system.
 
     Args:

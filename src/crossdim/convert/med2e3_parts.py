@@ -1,7 +1,7 @@
 """Opens the folders of Med-2E3 and M3D-CLIP: weights by the authors' full names, and what the config files say.
 
 The released folder has one folder for each part, whose weights carry no name of the part; here they get it back.
-Weights may be one file or several with an index. Config files are plain JSON: nothing they name is imported or downloaded.
+Weights may be one file or several with an index. Config files are plain JSON: nothing they name is imported.
 """
 
 import json
@@ -28,7 +28,9 @@ PARTS = {
 CLIP_PREFIX = PARTS["vision3d_model"]
 VIT_PREFIX = f"{CLIP_PREFIX}vision_encoder."
 
-_FILES = ("model.safetensors", "pytorch_model.bin", "pretrained_ViT.bin")
+FILES = ("model.safetensors", "pytorch_model.bin", "pretrained_ViT.bin")
+"""Names that a file of weights may have, the preferred one first."""
+
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _LARGEST_JSON = 2**26
 _WHOLE = "Give the folder as it was released, whole"
@@ -96,7 +98,7 @@ def add_part(weights: Weights, folder: Path, prefix: str) -> None:
     Raises:
         ReadError: There are none, or they are damaged.
     """
-    for name in _FILES:
+    for name in FILES:
         if (folder / name).is_file():
             weights.add(folder / name, prefix)
             return
