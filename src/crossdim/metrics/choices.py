@@ -10,7 +10,7 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Literal, NamedTuple
 
-from crossdim.metrics.wording import ARTICLES, TOKEN, normalised, plain, words
+from crossdim.metrics.wording import ARTICLES, TOKEN, plain, words
 
 Rule = Literal["robust", "substring"]
 """``robust`` reads the answer; ``substring`` is the authors' rule: "A." (Med-2E3, M3D) or "(a)" (CT-RATE) occurs."""
@@ -124,8 +124,8 @@ def _without_own_labels(choices: Sequence[str]) -> list[str]:
 
 
 def _whole(text: str, choices: Sequence[str]) -> int | None:
-    """Return the choice that is the whole text; of choices that differ in signs only, the one that equals it."""
-    for simplify in (str.strip, lambda value: plain(value).strip(), normalised):
+    """Return the choice that is the whole text, sign by sign."""
+    for simplify in (str.strip, lambda value: plain(value).strip()):
         equal = [place for place, choice in enumerate(choices) if simplify(choice) == simplify(text)]
         if len(equal) == 1:
             return equal[0]
@@ -160,9 +160,9 @@ def _by_text(text: str, names: Sequence[tuple[str, ...]]) -> int | None:
     held = [mention for mention in mentions if not _denied(said, mention, mentions)]
     if len({mention.choice for mention in held}) == 1:
         return held[0].choice
-    first = held[0] if held else None
-    if first and first.start == 0 and first.stop < len(said) and said[first.stop].apart:
-        return first.choice
+    first = [mention for mention in held if mention.start == 0]
+    if len(first) == 1 and first[0].stop < len(said) and said[first[0].stop].apart:
+        return first[0].choice
     return None
 
 

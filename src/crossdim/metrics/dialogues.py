@@ -146,7 +146,7 @@ def _tally(form: Form, asked: Sequence[Reference], said: Sequence[str], measures
     answers = [reference.answer for reference in asked]
     if form == "closed":
         right = [
-            accepted(text, reference.answer, reference.choices, measures.rule)
+            float(accepted(text, reference.answer, reference.choices, measures.rule))
             for text, reference in zip(said, asked, strict=True)
         ]
         return Tally.of_scores({"accuracy": right})
@@ -191,9 +191,7 @@ def _form_report(
 ) -> FormReport:
     groups = patient_groups([reference.patient for reference in asked], len(asked), drawing[0])
     predictors, differences = pool(tallies, [reference.type for reference in asked], groups, *drawing)
-    primary = {"closed": "accuracy", "open": "rouge1", "report": "rouge1"}[form]
-    if "finding_f1" in tallies["model"].names:
-        primary = "finding_f1"
+    primary = _primary(form, tallies["model"])
     chances: dict[str, list[float]] = {}
     for reference in asked if form == "closed" else ():
         chances.setdefault(reference.type, []).append(1 / len(reference.choices))
@@ -213,6 +211,18 @@ def _form_report(
         unparsed,
         {name: sum(not text.strip() for text in texts) for name, texts in said.items()},
     )
+
+
+def _primary(form: Form, tally: Tally) -> str:
+    """Return the metric that speaks for the others; for measurements that is whether the number is near enough."""
+    if form == "closed":
+        return "accuracy"
+    if "finding_f1" in tally.names:
+        return "finding_f1"
+    within = tolerance_name(TOLERANCES[-1])
+    if within in tally.names and tally.possible[:, tally.names.index(within)].all():
+        return within
+    return "rouge1"
 
 
 def _items(asked: Sequence[Reference], said: Sequence[str], tally: Tally, rule: Rule) -> list[AnswerItem]:

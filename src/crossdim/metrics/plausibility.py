@@ -108,7 +108,9 @@ def dialogue_notes(forms: Mapping[str, FormReport], rule: Rule) -> tuple[str, ..
     if set(forms) - {"closed"}:
         notes.append("Text metrics are means over single answers, from 0 to 1; an empty answer is 0.")
     if any("finding_f1" in form.predictors["model"].micro for form in forms.values()):
-        notes.append("Findings are sentences, equal up to case and punctuation; their numbers are sums over reports.")
+        notes.append(
+            "Findings are sentences with the same words, measurements within 15 %; their numbers are sums over reports."
+        )
     notes.append("Blind answers from the question alone; shuffled is the model shown another patient's volume.")
     return tuple(notes)
 

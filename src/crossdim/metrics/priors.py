@@ -7,11 +7,12 @@ that for its type, or for its form.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from crossdim.metrics.wording import normalised
 
 
+@runtime_checkable
 class Asked(Protocol):
     """A question as a manifest holds it."""
 

@@ -36,7 +36,7 @@ OTHERS = {"uniform": "equal scores", "prior": "the usual place of ranges in trai
 PRIOR_POSITIONS = 64
 """Relative positions, from the first to the last slice, at which the prior is kept."""
 
-SlicePrior = Callable[[int], Float[np.ndarray, " slices"]]
+SlicePrior = Callable[[int], Float[np.ndarray, "_"]]
 """Scores for a volume of so many slices, from training alone."""
 
 
@@ -56,7 +56,7 @@ class SliceQuestion:
     patient: str
     type: str
     scores: Num[np.ndarray, " slices"]
-    targets: Bool[np.ndarray, " slices"] | None
+    targets: Bool[np.ndarray, " targets"] | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def slice_scores(scores: Num[np.ndarray, " slices"], targets: Bool[np.ndarray, "
     }
 
 
-def slice_prior(targets: Sequence[Bool[np.ndarray, " slices"]]) -> SlicePrior:
+def slice_prior(targets: Sequence[Bool[np.ndarray, "_"]]) -> SlicePrior:
     """Return the scorer that knows where ranges usually are, and nothing of the question.
 
     Args:

@@ -57,6 +57,7 @@ def open_wordnet(places: Sequence[Path] | None = None, cache: Path | None = None
         ReadError: If there is no WordNet, or it cannot be read.
     """
     import nltk
+    from nltk.corpus.reader.wordnet import WordNetError
 
     folders = standard_places() if places is None else places
     try:
@@ -77,8 +78,9 @@ def open_wordnet(places: Sequence[Path] | None = None, cache: Path | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it regrets that other languages are missing
             return nltk.corpus.reader.WordNetCorpusReader(str(root) if isinstance(root, Path) else root, None)
-    except (OSError, ValueError, AssertionError, LookupError) as error:
-        raise ReadError(root, f"is no WordNet that NLTK can read ({error})", "Install WordNet 3.0 again") from error
+    except (OSError, ValueError, AssertionError, LookupError, WordNetError) as error:
+        remedy = "Remove that folder and install WordNet 3.0 again"
+        raise ReadError(root, f"is no WordNet that NLTK can read ({error})", remedy) from error
 
 
 def lay_out(source: Path, cache: Path) -> Path:

@@ -34,7 +34,7 @@ LONGEST_TITLE = 85
 FEW_SLICES = 48
 """Up to so many slices, each one has a dot on the curve."""
 
-Planes = Sequence[Num[np.ndarray, "rows columns"]] | Num[np.ndarray, "depth rows columns"]
+Planes = Sequence[Num[np.ndarray, "_ _"]] | Num[np.ndarray, "depth rows columns"]
 
 
 class Look(NamedTuple):
