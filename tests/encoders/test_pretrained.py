@@ -167,7 +167,7 @@ def test_images_with_a_wrong_number_of_channels_are_refused():
 
 
 def test_a_family_without_an_adapter_is_refused():
-    with pytest.raises(ContractError, match="tower of type 'siglip': cannot look at slices.*siglip2?_vision_model"):
+    with pytest.raises(ContractError, match=r"tower of type 'siglip': cannot look at slices\. .*siglip"):
         slice_grid(AutoConfig.for_model("siglip"), (16, 16))
     with pytest.raises(ContractError, match="tower of type 'dinov2': cannot look at volumes"):
         volume_tokens(tower("dinov2"), torch.rand(1, 1, 4, 8, 8))

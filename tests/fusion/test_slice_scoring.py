@@ -48,7 +48,7 @@ def test_scores_and_the_weighted_sum_are_the_papers(weights, score_key, key):
     visual, connector, question = scene()
     scorer = SliceScorer(weights, score_key, DIM).eval()
     for ours, theirs in zip(
-        scorer(visual, connector, question, torch.arange(2)),
+        scorer(visual, connector.fc2, question, torch.arange(2)),
         by_definition(visual, connector, question, torch.arange(2), key),
         strict=True,
     ):
@@ -62,7 +62,7 @@ def test_the_row_of_a_slice_is_found_by_position_for_any_number(slices, rows):
     if (slices, rows) == (32, 4):
         assert expected == [j // 8 for j in range(32)]
     visual, connector, question = scene(2, slices, rows)
-    ours = SliceScorer().eval()(visual, connector, question, torch.arange(2))
+    ours = SliceScorer().eval()(visual, connector.fc2, question, torch.arange(2))
     theirs = by_definition(visual, connector, question, torch.arange(2))
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)
 
@@ -70,7 +70,7 @@ def test_the_row_of_a_slice_is_found_by_position_for_any_number(slices, rows):
 def test_questions_may_share_volumes_in_any_order():
     visual, connector, _ = scene(3)
     index, question = torch.tensor([2, 0, 2, 2]), torch.randn(4, DIM)
-    ours = SliceScorer().eval()(visual, connector, question, index)
+    ours = SliceScorer().eval()(visual, connector.fc2, question, index)
     theirs = by_definition(visual, connector, question, index)
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)
@@ -78,7 +78,7 @@ def test_questions_may_share_volumes_in_any_order():
 
 def test_no_placeholder_gives_nothing_and_no_error():
     visual, connector, _ = scene()
-    z_2d, scores, _ = SliceScorer()(visual, connector, torch.empty(0, DIM), torch.empty(0, dtype=torch.long))
+    z_2d, scores, _ = SliceScorer()(visual, connector.fc2, torch.empty(0, DIM), torch.empty(0, dtype=torch.long))
     assert z_2d.shape == (0, 7, DIM)
     assert scores.shape == (0, SLICES)
 
@@ -87,7 +87,7 @@ def test_dropout_hits_the_weights_only_and_the_bias_counts_what_is_left():
     visual, connector, question = scene()
     scorer = SliceScorer(dropout=0.5).train()
     torch.manual_seed(1)
-    z_2d, scores, _ = scorer(visual, connector, question, torch.arange(2))
+    z_2d, scores, _ = scorer(visual, connector.fc2, question, torch.arange(2))
     torch.manual_seed(1)
     dropped = torch.nn.functional.dropout(scores, 0.5)
     expected = torch.einsum("pn,pnld->pld", dropped, connector.fc2(visual.hidden_2d))
@@ -98,7 +98,7 @@ def test_dropout_hits_the_weights_only_and_the_bias_counts_what_is_left():
 
 def test_uniform_weights_give_the_mean():
     visual, connector, _ = scene()
-    z_2d, scores, logits = SliceScorer("uniform")(visual, connector, None, torch.tensor([1, 0]))
+    z_2d, scores, logits = SliceScorer("uniform")(visual, connector.fc2, None, torch.tensor([1, 0]))
     torch.testing.assert_close(z_2d, connector.fc2(visual.hidden_2d).mean(dim=1)[[1, 0]], rtol=1e-5, atol=1e-6)
     assert torch.equal(scores, torch.full((2, SLICES), 1 / SLICES))
     assert logits is None
@@ -106,7 +106,7 @@ def test_uniform_weights_give_the_mean():
 
 def test_max_takes_each_features_largest_value_and_scores_are_the_shares_supplied():
     visual, connector, _ = scene()
-    z_2d, scores, logits = SliceScorer("max")(visual, connector, None, torch.tensor([1, 0]))
+    z_2d, scores, logits = SliceScorer("max")(visual, connector.fc2, None, torch.tensor([1, 0]))
     z = connector.fc2(visual.hidden_2d)
     assert torch.equal(z_2d, z.max(dim=1).values[[1, 0]])
     expected = torch.stack([(z.argmax(dim=1) == j).float().mean(dim=(1, 2)) for j in range(SLICES)], dim=1)
@@ -119,7 +119,7 @@ def test_max_takes_each_features_largest_value_and_scores_are_the_shares_supplie
 @pytest.mark.parametrize("kept", [1, 3, 20])
 def test_top_k_renormalises_the_scores_of_the_best(kept):
     visual, connector, question = scene()
-    _, scores, logits = SliceScorer("top_k", top_k=kept).eval()(visual, connector, question, torch.arange(2))
+    _, scores, logits = SliceScorer("top_k", top_k=kept).eval()(visual, connector.fc2, question, torch.arange(2))
     full = by_definition(visual, connector, question, torch.arange(2))[1]
     best = full.topk(min(kept, SLICES), dim=1)
     expected = torch.zeros_like(full).scatter(1, best.indices, best.values / best.values.sum(dim=1, keepdim=True))
@@ -131,7 +131,7 @@ def test_top_k_renormalises_the_scores_of_the_best(kept):
 def test_learned_scores_come_from_the_slice_whatever_the_question(key):
     visual, connector, _ = scene()
     scorer = SliceScorer("learned", key, DIM, temperature=1.0).eval()
-    scores = scorer(visual, connector, None, torch.tensor([0, 1, 0]))[1]
+    scores = scorer(visual, connector.fc2, None, torch.tensor([0, 1, 0]))[1]
     weight = scorer.linear.weight[0].expand(3, -1)
     theirs = by_definition(visual, connector, weight, torch.tensor([0, 1, 0]), key, 1.0)[1]
     torch.testing.assert_close(scores, theirs, rtol=1e-5, atol=1e-6)
@@ -140,10 +140,10 @@ def test_learned_scores_come_from_the_slice_whatever_the_question(key):
 def test_scores_are_taken_in_float32_whatever_the_features_are():
     visual, connector, question = scene()
     half = VisualFeatures(visual.z_3d.bfloat16(), visual.hidden_2d.bfloat16(), ROWS)
-    z_2d, scores, logits = SliceScorer()(half, connector.bfloat16(), question.bfloat16(), torch.arange(2))
+    z_2d, scores, logits = SliceScorer()(half, connector.bfloat16().fc2, question.bfloat16(), torch.arange(2))
     assert (z_2d.dtype, scores.dtype, logits.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     double = VisualFeatures(visual.z_3d.double(), visual.hidden_2d.double(), ROWS)
-    scores = SliceScorer()(double, connector.double(), question.double(), torch.arange(2))[1]
+    scores = SliceScorer()(double, connector.double().fc2, question.double(), torch.arange(2))[1]
     assert scores.dtype == torch.float64
 
 

@@ -273,3 +273,16 @@ def unused_parameters(
     for name, parameter in tower.named_parameters():
         if name.startswith(beginnings):
             yield parameter
+
+
+def freeze_unused(tower: PreTrainedModel, kind: Kind, layer: int = -1, norm: bool = False) -> None:
+    """Freeze what :func:`unused_parameters` names: it would get no gradient.
+
+    Args:
+        tower: The encoder.
+        kind: What it looks at.
+        layer: The hidden state that is used.
+        norm: Whether the final norm is used.
+    """
+    for parameter in unused_parameters(tower, kind, layer, norm):
+        parameter.requires_grad_(False)

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossdim.fusion.connectors import Connector
 from crossdim.fusion.features import VisualFeatures
 
 SliceWeights = Literal["tgis", "tgis_2d_only", "tgis_3d_only", "learned", "uniform", "max", "top_k"]
@@ -183,7 +182,7 @@ class SliceScorer(nn.Module):
     def forward(
         self,
         visual: VisualFeatures,
-        connector: Connector,
+        second_map: nn.Linear,
         question: Float[Tensor, "placeholders dim"] | None,
         volume_index: Int[Tensor, " placeholders"],
     ) -> tuple[
@@ -195,7 +194,7 @@ class SliceScorer(nn.Module):
 
         Args:
             visual: Connected features, the slices' before the connector's second map.
-            connector: The 2D connector, for this second map.
+            second_map: This second map.
             question: Text feature of each placeholder's question.
             volume_index: Which volume each placeholder shows.
 
@@ -206,16 +205,16 @@ class SliceScorer(nn.Module):
         hidden = visual.hidden_2d
         assert hidden is not None
         if self.weights == "max":
-            largest, share = strongest_slices(connector.fc2(hidden))
+            largest, share = strongest_slices(second_map(hidden))
             return largest[volume_index], share[volume_index], None
         logits = None
         if self.weights == "uniform":
             weights = scores = hidden.new_full((len(volume_index), hidden.shape[1]), 1 / hidden.shape[1])
         else:
-            means = connector.fc2(hidden.mean(dim=2))
+            means = second_map(hidden.mean(dim=2))
             keys = slice_keys(self.key, visual.z_3d, visual.rows, means, hidden.shape[2])
             scores, logits = self.scores(keys, question, volume_index)
             weights = F.dropout(scores, self.dropout, self.training).to(hidden.dtype)
         summed = weighted_slices(weights, hidden, volume_index)
-        z_2d = F.linear(summed, connector.fc2.weight) + weights.sum(dim=1)[:, None, None] * connector.fc2.bias
+        z_2d = F.linear(summed, second_map.weight) + weights.sum(dim=1)[:, None, None] * second_map.bias
         return z_2d, scores, logits

@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, Gene
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from crossdim.encoders.pretrained import SliceView, encode_slices, graph_of, learns, unused_parameters, volume_tokens
+from crossdim.encoders.pretrained import SliceView, encode_slices, graph_of, learns, freeze_unused, volume_tokens
 from crossdim.errors import ContractError, nearest
 from crossdim.fusion.connectors import Connector, average_pool
 from crossdim.fusion.features import TowerFeatures, VisualFeatures, check_index
@@ -40,6 +40,13 @@ __all__ = [
     "TowerFeatures",
     "VisualFeatures",
 ]
+
+
+PARTS = (
+    *("vision3d", "vision2d", "connector3d", "connector2d"),
+    *("question_encoder", "question_projection", "scorer", "language_model"),
+)
+"""What can be frozen or trained by itself."""
 
 
 @dataclass
@@ -160,34 +167,30 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Frozen encoders stay in evaluation mode and run without a graph. What no feature depends on stays frozen.
 
         Args:
-            **parts: Names of parts: ``vision3d``, ``vision2d``, ``connector3d``, ``connector2d``,
-                ``question_encoder``, ``question_projection``, ``scorer``, ``language_model``.
+            **parts: Names among :data:`PARTS`.
 
         Raises:
             ContractError: No such part.
         """
-        known = dict(self.named_children()) | {name: None for name, value in self._modules.items() if value is None}
         for name, frozen in parts.items():
-            if name not in known:
-                raise ContractError(f"freeze({name}=...)", "no such part", nearest(name, known))
+            if name not in PARTS:
+                raise ContractError(f"freeze({name}=...)", "no such part", nearest(name, PARTS))
             if (part := getattr(self, name)) is not None:
                 part.requires_grad_(not frozen)
-        config = self.config
-        if self.vision3d is not None:
-            for parameter in unused_parameters(self.vision3d, "volumes", config.vision3d_layer, config.vision3d_norm):
-                parameter.requires_grad_(False)
-        if self.vision2d is not None:
-            for parameter in unused_parameters(self.vision2d, "slices", config.vision2d_layer, config.vision2d_norm):
-                parameter.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Med2E3ForConditionalGeneration":
-        """Set training mode; frozen encoders stay in evaluation mode.
+        """Set training mode; what no feature depends on is frozen, and frozen encoders stay in evaluation mode.
 
         Args:
             mode: Training or evaluation.
         """
         super().train(mode)
+        config = self.config
+        if self.vision3d is not None:
+            freeze_unused(self.vision3d, "volumes", config.vision3d_layer, config.vision3d_norm)
+        if self.vision2d is not None:
+            freeze_unused(self.vision2d, "slices", config.vision2d_layer, config.vision2d_norm)
         for part in (self.vision3d, self.vision2d, self.question_encoder):
             if part is not None and not learns(part):
                 part.eval()
@@ -262,7 +265,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         visual: VisualFeatures,
         volume_index: Int[Tensor, " placeholders"] | None = None,
-        question: Float[Tensor, "placeholders dim"] | None = None,
+        question: Float[Tensor, "questions dim"] | None = None,
     ) -> tuple[
         Float[Tensor, "placeholders tokens dim"],
         Float[Tensor, "placeholders slices"] | None,
@@ -290,7 +293,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         z_2d: Any = None
         scores = logits = None
         if visual.hidden_2d is not None:
-            z_2d, scores, logits = self.scorer(visual, self.connector2d, question, volume_index)
+            z_2d, scores, logits = self.scorer(visual, self.connector2d.fc2, question, volume_index)
         if self.config.fusion == "2d_only":
             return z_2d, scores, logits
         assert visual.z_3d is not None
@@ -302,7 +305,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: Int[Tensor, "batch tokens"],
         visual: VisualFeatures | None = None,
         volume_index: Int[Tensor, " placeholders"] | None = None,
-        question: Float[Tensor, "placeholders dim"] | None = None,
+        question: Float[Tensor, "questions dim"] | None = None,
         image_index: Int[Tensor, " image_placeholders"] | None = None,
     ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, "placeholders slices"] | None]:
         """Return the language model's input, visual tokens in place, and the slice scores.
