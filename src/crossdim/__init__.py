@@ -1,17 +1,17 @@
-"""Models that look in two and three dimensions, from raw clinical files to predictions."""
+"""Models that look in two and three dimensions, from raw clinical files to predictions and answers."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crossdim.inference import load
+    from crossdim.inference import Answerer, Predictor, load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Answerer", "Predictor", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from crossdim.inference import load
+    if name in ("Answerer", "Predictor", "load"):
+        from crossdim import inference
 
-        return load
+        return getattr(inference, name)
     raise AttributeError(f"module 'crossdim' has no attribute '{name}'")

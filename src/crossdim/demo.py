@@ -161,7 +161,7 @@ def compare(
         manifest: The labelled set.
         say: Tells the numbers.
     """
-    from crossdim.inference import load
+    from crossdim.inference import load_predictor
     from crossdim.metrics.classification import chance_baseline, evaluate_classification, paired_bootstrap
     from crossdim.outputs.report import interval_text
     from crossdim.training.evaluation import labels_of
@@ -170,7 +170,7 @@ def compare(
     test, task = everything.split("test"), everything.task(IMAGE_TASK)
     truth, patients = labels_of(test, IMAGE_TASK), [record.patient_id for record in test.records]
     sources = [test.resolve(record) for record in test.records]
-    found = {arm: load(path).probabilities(sources) for arm, path in runs.items()}
+    found = {arm: load_predictor(path).probabilities(sources) for arm, path in runs.items()}
     reports = {
         arm: evaluate_classification(chances, truth, patients, task.kind, task.classes)
         for arm, chances in found.items()
@@ -245,7 +245,7 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     Raises:
         ReadError: A package of the ``demo`` extra is missing.
     """
-    from crossdim.inference import load
+    from crossdim.inference import load_predictor
     from crossdim.training import finetune, pretrain
     from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
     from crossdim.training.recipe_files import load_recipe
@@ -270,7 +270,7 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     reports, gain = compare(runs, manifest, say)
     unseen = folder / "unseen.png"
     truth = draw_unseen(unseen)
-    prediction = load(runs["pretrained"]).predict(unseen)
+    prediction = load_predictor(runs["pretrained"]).predict(unseen)
     chance = prediction.probabilities[str(prediction.label)]
     say(f"5. A picture that no run has seen ({unseen}): {prediction.label} ({chance:.0%}); it was drawn as {truth}.")
     report = write_report(folder, encoder, reports, gain, prediction)

@@ -106,7 +106,7 @@ def load_model(run: Path, device: str | None) -> "Predictor":
     """
     from transformers.utils import logging
 
-    from crossdim.inference import load
+    from crossdim.inference import load_predictor
 
     logging.disable_progress_bar()
-    return load(run, device)
+    return load_predictor(run, device)

@@ -8,7 +8,9 @@
 >>> model.ask("scan.nii.gz", "Is the left kidney larger?").text  # doctest: +SKIP
 """
 
-from crossdim.inference.loading import load, load_predictor
+from crossdim.inference.answerer import Answerer
+from crossdim.inference.language import Decoding
+from crossdim.inference.loading import load, load_answerer, load_predictor
 from crossdim.inference.predictor import Predictor
 
-__all__ = ["Predictor", "load", "load_predictor"]
+__all__ = ["Answerer", "Decoding", "Predictor", "load", "load_answerer", "load_predictor"]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from crossdim import __version__
 from crossdim.readers.content import pair_member
+from crossdim.readers.limits import Limits, file_bytes
 from crossdim.readers.selector import split_selector
 from crossdim.transforms.contract import PreprocessingContract
 
@@ -64,6 +65,9 @@ class FileHashes:
 
         Args:
             paths: As ``readers.read_channels`` takes them.
+
+        Raises:
+            ReadError: There is no such file.
         """
         digest = hashlib.sha256()
         for path in paths:
@@ -88,6 +92,7 @@ class FileHashes:
 def _files_of(source: str) -> list[str]:
     if os.path.isdir(source):
         return [entry.path for entry in os.scandir(source) if entry.is_file() and not entry.name.startswith(".")]
+    file_bytes(source, Limits())  # says what is wrong with a file that cannot be read
     pair = (pair_member(source, ending) for ending in (".hdr", ".img") if _is_pair(source))
     return list(dict.fromkeys([source, *(path for path in pair if path is not None)]))
 

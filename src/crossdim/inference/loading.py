@@ -2,30 +2,74 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from crossdim.errors import ReadError
+from crossdim.errors import ContractError, ReadError
+from crossdim.inference.answerer import Answerer
+from crossdim.inference.feature_cache import FeatureCache
 from crossdim.inference.predictor import Predictor, Source
+from crossdim.models import auto  # noqa: F401  (towers are built through the Auto classes)
+from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
 from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.training.checkpoints import last_complete
 from crossdim.training.progress import quiet_transformers
 from crossdim.transforms.contract import PreprocessingContract
+from crossdim.transforms.text import Med2E3Processor
+
+ANSWERS = "med2e3"
+"""Type of the models that answer questions."""
 
 
-def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor:
-    """Load a fine-tuned classifier, a pre-trained encoder, or a converted checkpoint.
+def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | Answerer:
+    """Load a fine-tuned classifier, a pre-trained encoder, a model that answers questions, or a converted checkpoint.
 
     Args:
         run_or_checkpoint: A run folder, one of its checkpoints, or a converted folder: what holds ``config.json``,
             ``model.safetensors`` and ``contract.json``. A run that has not finished gives its last complete checkpoint.
         device: ``cuda``, ``cpu``, ...; a GPU if there is one when left out. On a GPU it runs in bf16.
 
+    Returns:
+        An ``Answerer`` for Med-2E3, a ``Predictor`` for the others.
+
     Raises:
         ReadError: The folder does not exist or holds no model.
     """
+    if model_type(model_folder(Path(run_or_checkpoint))) == ANSWERS:
+        return load_answerer(run_or_checkpoint, device)
     return load_predictor(run_or_checkpoint, device)
+
+
+def load_answerer(
+    run_or_checkpoint: Source, device: str | None = None, cache: FeatureCache | Literal["default"] | None = "default"
+) -> Answerer:
+    """Load a model that answers questions.
+
+    Args:
+        run_or_checkpoint: As for :func:`load`.
+        device: As for :func:`load`.
+        cache: Where the towers' features of files are kept; the user's cache folder by default, None keeps none.
+
+    Raises:
+        ReadError: The folder does not exist or holds no model.
+        ContractError: It holds another kind of model.
+    """
+    folder = model_folder(Path(run_or_checkpoint))
+    found = model_type(folder)
+    if found != ANSWERS:
+        raise ContractError(
+            run_or_checkpoint,
+            f"is a model of type '{found}', which classifies or embeds, and does not answer questions",
+            "Use it with crossdim predict or embed, or give a model trained by crossdim instruct",
+        )
+    with quiet_transformers():
+        model = Med2E3ForConditionalGeneration.from_pretrained(folder)
+    processor = Med2E3Processor.from_pretrained(folder)
+    _place(model, device)
+    kept = FeatureCache() if cache == "default" else cache
+    return Answerer(model, processor, str(run_or_checkpoint), kept)
 
 
 def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Predictor:
@@ -36,9 +80,16 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
         device: As for :func:`load`.
 
     Raises:
-        ReadError: The folder does not exist or holds no such model.
+        ReadError: The folder does not exist or holds no model.
+        ContractError: It holds a model that answers questions.
     """
     folder = model_folder(Path(run_or_checkpoint))
+    if model_type(folder) == ANSWERS:
+        raise ContractError(
+            run_or_checkpoint,
+            "answers questions, and is neither a classifier nor an encoder",
+            "Use it with crossdim ask, or give a model of pretrain or finetune",
+        )
     config = Uni4EyeConfig.from_pretrained(folder)
     names = config.architectures or []
     classifies = Uni4EyeForImageClassification.__name__ in names

@@ -34,6 +34,8 @@ FILE_NAME = "processor.json"
 IGNORED = -100
 """Label of what is not learned, as in torch's cross-entropy."""
 
+REPORT_QUESTION = "Describe the findings in this scan."
+
 _REMEMBERED = 200_000
 """Texts whose tokens are kept; a question asked of every volume is tokenised once."""
 
@@ -87,6 +89,7 @@ class _Stored(Part):
     max_length: int
     question_max_length: int
     eos: str
+    report_question: str = REPORT_QUESTION
 
 
 @dataclass(eq=False)
@@ -106,6 +109,7 @@ class Med2E3Processor:
         max_length: Most tokens of a dialogue, placeholders included.
         question_max_length: Most tokens of the question that guides the slice scores.
         eos: Text of the token that ends an answer; the tokenizer's own if empty.
+        report_question: How a report is asked for; as the training data do, if they hold reports.
     """
 
     model_input_names: ClassVar[list[str]] = ["input_ids"]
@@ -122,6 +126,7 @@ class Med2E3Processor:
     max_length: int = 768
     question_max_length: int = 512
     eos: str = ""
+    report_question: str = REPORT_QUESTION
     _known: dict[tuple[str, str], list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
