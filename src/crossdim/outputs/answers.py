@@ -128,4 +128,4 @@ def _name(answer: Answer, volume: int) -> str:
 
 
 def _mm(value: float) -> str:
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
