@@ -150,6 +150,22 @@ def test_a_checkpoint_is_converted_and_every_key_accounted_for(crossdim, tmp_pat
     assert "exists already" in again.stderr
 
 
+def test_a_3d_encoder_of_m3d_is_converted_and_the_report_printed(crossdim, tmp_path):
+    from tests.convert.test_med2e3 import released_vit
+
+    torch.save(released_vit(), tmp_path / "pretrained_ViT.bin")
+    told = crossdim("convert", "med2e3", tmp_path / "pretrained_ViT.bin", tmp_path / "told")
+    assert told.exit_code == 0, told.stderr
+    assert "VisionTransformer3D" in told.stdout
+    printed = crossdim("convert", "med2e3", tmp_path / "pretrained_ViT.bin", tmp_path / "printed", "--json")
+    assert set(json.loads(printed.stdout)["keys"]["used"]) == set(released_vit())
+    wrong = crossdim(
+        "convert", "med2e3", tmp_path / "pretrained_ViT.bin", tmp_path / "wrong", "--random-text-projection", "1"
+    )
+    assert wrong.exit_code == 2
+    assert "have no meaning for M3D-CLIP alone" in wrong.stderr
+
+
 @pytest.mark.slow
 def test_real_photographs_and_real_volumes_become_a_grader_and_features(crossdim, crossdim_data, tmp_path):
     """The story of the README on IDRiD photographs and hippocampus MR volumes."""

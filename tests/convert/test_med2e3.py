@@ -1,6 +1,7 @@
 """Med-2E3's released folder and M3D-CLIP become folders that load and give the authors' numbers."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -18,12 +19,14 @@ from crossdim.convert.med2e3 import convert_med2e3
 from crossdim.convert.med2e3_folder import read_question_tokenizer
 from crossdim.convert.med2e3_keys import our_name, place
 from crossdim.convert.med2e3_parts import CLIP_PREFIX, PARTS, VIT_PREFIX
+from crossdim.convert.med2e3_state import expected_shapes
 from crossdim.convert.report import REPORT_NAME
 from crossdim.datasets.dialogue import Turn
 from crossdim.encoders.vision3d import VisionTransformer3D
 from crossdim.errors import ReadError, RecipeError
 from crossdim.models import auto
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
+from crossdim.models.med2e3_config import Med2E3Config
 from crossdim.transforms.contract import PreprocessingContract
 from crossdim.transforms.text import Med2E3Processor
 from tests.parity import med2e3 as parity
@@ -205,7 +208,7 @@ def test_a_missing_text_projection_is_named_with_the_remedy(tmp_path, released):
     left = {name: value for name, value in part(PARTS["vision3d_connector"]).items() if "text_mlp" not in name}
     save_part(released, "vision3d_connector", left)
     with pytest.raises(
-        ReadError, match=r"vision3d_connector.pytorch_model.bin: lacks 'text_mlp'.*random_text_projection"
+        ReadError, match=r"vision3d_connector.pytorch_model.bin: lacks 'text_mlp'.*--random-text-projection"
     ):
         convert_med2e3(released, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -265,7 +268,7 @@ def test_without_a_tokenizer_the_contract_alone_is_written(tmp_path, released):
 
 def test_the_words_of_the_question_encoder_may_be_given(tmp_path, released):
     (released / "vision3d_model" / "vocab.txt").rename(tmp_path / "vocab.txt")
-    with pytest.raises(ReadError, match=r"vision3d_model.vocab.txt: does not exist.*question_tokenizer"):
+    with pytest.raises(ReadError, match=r"vision3d_model.vocab.txt: does not exist.*--question-tokenizer"):
         convert_med2e3(released, tmp_path / "out")
     convert_med2e3(released, tmp_path / "out", question_tokenizer=tmp_path / "vocab.txt")
     read = Med2E3Processor.from_pretrained(tmp_path / "out").question_tokenizer
@@ -514,6 +517,12 @@ def test_a_tied_head_may_be_left_out():
 def test_every_name_of_the_authors_has_one_name_of_ours():
     named = [our_name(name) for name in WEIGHTS if our_name(name)]
     assert len(named) == len(set(named)) == len(WEIGHTS) - 5
+
+
+def test_the_released_sizes_have_as_many_weights_as_the_released_files():
+    shapes = expected_shapes(Med2E3ForConditionalGeneration, Med2E3Config.preset("released"))
+    of_contrastive_training = 1 + 2 * (768 * 768 + 768)
+    assert sum(math.prod(shape) for shape in shapes.values()) == 4_361_842_433 - of_contrastive_training
 
 
 def test_the_temporary_folder_is_removed_when_writing_fails(tmp_path, released, monkeypatch):

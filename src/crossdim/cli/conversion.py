@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
         name="convert",
         no_args_is_help=True,
         help="Turn a checkpoint of the authors into a folder that crossdim loads; nothing in the file is ever run.",
-        epilog=examples("crossdim convert uni4eye checkpoint-99.pth converted/"),
+        epilog=examples(
+            "crossdim convert uni4eye checkpoint-99.pth converted/", "crossdim convert med2e3 Med-2E3-M3D/ converted/"
+        ),
     )
     convert.command(
         epilog=examples(
@@ -29,6 +31,13 @@ def register(app: typer.Typer) -> None:
             "crossdim convert uni4eye mae_pretrain_vit_base.pth converted/ --inflate --volume-size 64 112 112",
         )
     )(uni4eye)
+    convert.command(
+        epilog=examples(
+            "crossdim convert med2e3 Med-2E3-M3D/ converted/",
+            "crossdim convert med2e3 M3D-CLIP/ m3d-tower/",
+            "crossdim convert med2e3 Med-2E3-M3D/ as-released/ --random-text-projection 0",
+        )
+    )(med2e3)
     app.add_typer(convert)
 
 
@@ -59,6 +68,48 @@ def uni4eye(
     report = convert_uni4eye(
         checkpoint, out, heads=heads, inflate=inflate, image_size=image_size, volume_size=volume_size
     )
+    _show(report, as_json)
+
+
+def med2e3(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Med-2E3's released folder, or M3D-CLIP's folder or file.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    random_text_projection: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEED",
+            min=0,
+            help="Draw the projection of the question at random, as the authors' loader leaves it, instead of loading "
+            "it. Slice scores then do not follow the question.",
+        ),
+    ] = None,
+    question_tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="BERT's vocab.txt or tokenizer folder, where the released folder has none."),
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Heads of the 3D encoder, if nothing else says.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert Med-2E3, or M3D-CLIP's vision transformer alone, which can serve as the 3D encoder of a new model.
+
+    OUT gets `config.json`, the weights, `contract.json` and `conversion-report.json`; of Med-2E3 also `processor.json`
+    and the tokenizers.
+    """
+    from crossdim.convert.med2e3 import convert_med2e3
+
+    report = convert_med2e3(
+        source,
+        out,
+        random_text_projection=random_text_projection,
+        heads=heads,
+        question_tokenizer=question_tokenizer,
+    )
+    _show(report, as_json)
+
+
+def _show(report: "ConversionReport", as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
     else:

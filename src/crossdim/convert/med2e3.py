@@ -183,7 +183,7 @@ def _whole(path: Path, heads: int | None, seed: int | None, question_tokenizer: 
         raise ReadError(
             file,
             "lacks 'text_mlp', the projection of the question, without which slices cannot be scored by it",
-            "Give the whole file, or draw a projection as the authors' loader does (random_text_projection)",
+            "Give the whole file, or draw a projection as the authors' loader does (--random-text-projection SEED)",
         )
     placed = place(shapes, expected, twins(config))
     left = {name: "replaced by a random one, as by the authors' loader" for name in TEXT_PROJECTION if seed is not None}

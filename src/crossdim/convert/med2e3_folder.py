@@ -241,7 +241,7 @@ def processor_of(
             raise ReadError(
                 folder / "vision3d_model" / "vocab.txt",
                 "does not exist, and without BERT's words no question can be read",
-                "Put M3D-CLIP's vocab.txt there, or give one (question_tokenizer)",
+                "Put M3D-CLIP's vocab.txt there, or give one (--question-tokenizer PATH)",
             )
         questions = read_question_tokenizer(found)
     tokenizer = read_tokenizer(folder / "llm")
