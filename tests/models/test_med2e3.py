@@ -306,6 +306,16 @@ def test_a_mixed_batch_gives_the_logits_of_its_samples_one_by_one(side):
     torch.testing.assert_close(together.slice_scores, torch.cat(scores), rtol=1e-4, atol=1e-5)
 
 
+def test_a_language_models_tied_weights_stay_tied_and_its_vocabulary_may_grow(tmp_path):
+    model = build(language_config={"model_type": "llama", **LANGUAGE, "tie_word_embeddings": True})
+    model.save_pretrained(tmp_path)
+    model = Med2E3ForConditionalGeneration.from_pretrained(tmp_path)
+    model.resize_token_embeddings(VOLUME + 10)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.config.language_config.vocab_size == VOLUME + 10
+    assert model(**batch()).logits.shape[-1] == VOLUME + 10
+
+
 def test_a_batch_of_text_alone_needs_nothing_visual():
     output = build()(input_ids=text(4, 5, 6), labels=text(4, 5, 6))
     assert output.loss.isfinite()
@@ -369,6 +379,7 @@ def test_slices_in_chunks_give_the_same_and_bound_what_the_tower_sees():
     )
     torch.testing.assert_close(chunked(**given).logits, whole(**given).logits, rtol=1e-4, atol=1e-4)
     assert seen == [3, 3, 3, 3, 3, 1]
+    assert Med2E3Config(**PARTS).slice_chunk > 0, "memory is bounded unless somebody asks otherwise"
 
 
 @pytest.mark.parametrize("size", [(2, 16, 16), (6, 8, 24), (40, 16, 16)])

@@ -69,7 +69,7 @@ class SliceView:
         norm: Whether the tower's final norm follows.
         mean: Subtracted from the intensities, one for all channels or one for each.
         std: Divides them, likewise.
-        chunk: Slices that the tower takes at once; 0 for all.
+        chunk: Slices that the tower takes at once where no graph is built; 0 for all.
     """
 
     layer: int = -1
@@ -182,9 +182,10 @@ def encode_slices(
         view: How slices are looked at.
     """
     with graph_of(tower):
+        at_once = view.chunk if view.chunk and not torch.is_grad_enabled() else max(1, len(images))
         tokens = [
             slice_tokens(tower, slice_images(tower.config, chunk, view), view.layer, view.norm)
-            for chunk in images.to(tower.dtype).split(view.chunk or max(1, len(images)))
+            for chunk in images.to(tower.dtype).split(at_once)
         ]
     return tokens[0] if len(tokens) == 1 else torch.cat(tokens)
 

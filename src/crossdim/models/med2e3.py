@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, Gene
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from crossdim.encoders.pretrained import SliceView, encode_slices, graph_of, learns, freeze_unused, volume_tokens
+from crossdim.encoders.pretrained import SliceView, encode_slices, freeze_unused, graph_of, learns, volume_tokens
 from crossdim.errors import ContractError, nearest
 from crossdim.fusion.connectors import Connector, average_pool
 from crossdim.fusion.features import TowerFeatures, VisualFeatures, check_index
@@ -160,6 +160,10 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         """Return the language model's head."""
         return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the language model's head."""
+        self.language_model.set_output_embeddings(new_embeddings)
 
     def freeze(self, **parts: bool) -> None:
         """Freeze parts (True) or let them be trained (False).
@@ -381,7 +385,6 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ContractError: Placeholders and volumes or images differ in number, or a question is missing.
         """
         given: dict[str, Any] = {**kwargs, "voxel_values": voxel_values, "pixel_values": pixel_values}
-        given.pop("return_dict", None)
         items, targets = given.pop("num_items_in_batch", None), given.pop("slice_targets", None)
         scores = logits = None
         if inputs_embeds is None:
@@ -389,7 +392,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds, scores, logits = self._look(input_ids, given)
         if attention_mask is not None and attention_mask.ndim == 2 and given.get("position_ids") is None:
             given["position_ids"] = positions(attention_mask, inputs_embeds.shape[1])
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None and name != "return_dict"}
         output = self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **given
         )

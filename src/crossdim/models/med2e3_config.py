@@ -112,7 +112,7 @@ class Med2E3Config(PreTrainedConfig):
         vision2d_mean: Subtracted from the slices, one number or one for each channel; None as released.
         vision2d_std: Divides the slices, likewise.
         slice_loss_weight: Weight of the loss on the true slices, where they are known.
-        slice_chunk: Slices that the 2D encoder takes at once; 0 for all. Bounds the memory, changes nothing else.
+        slice_chunk: Slices that the 2D encoder takes at once where it is not trained; 0 for all. Bounds the memory.
         volume_token_id: Stands in ``input_ids`` for each token of a volume; need not be in the vocabulary.
         image_token_id: Stands for each token of an image.
         initializer_range: Standard deviation of new weights.
@@ -141,7 +141,7 @@ class Med2E3Config(PreTrainedConfig):
     vision2d_mean: float | int | tuple[float, ...] | list[float] | None = None
     vision2d_std: float | int | tuple[float, ...] | list[float] | None = None
     slice_loss_weight: float | int = 0.0
-    slice_chunk: int = 0
+    slice_chunk: int = 64
     volume_token_id: int = -201
     image_token_id: int = -200
     initializer_range: float = 0.02
