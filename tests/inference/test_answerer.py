@@ -19,7 +19,7 @@ from crossdim.transforms.text import DialogueSample
 from tests.inference.toys import CONTRACT, answerer, encoder_calls, save_run, save_volume
 
 ASKED = "Is the left kidney larger?"
-CHOICES = ("yes", "no", "not visible")
+CHOICES = ("yes", "no", "unclear")
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,7 @@ from crossdim.transforms.prompts import SYSTEM
 from crossdim.transforms.text import Med2E3Processor
 
 SIZE = (16, 32, 32)
-TEXTS = (
-    SYSTEM,
-    "USER: Is the left kidney larger? ASSISTANT: yes no not visible",
-    "Describe the findings in this scan.",
-)
+TEXTS = (SYSTEM, "Is the left kidney larger? Describe the findings in this scan.", *(10 * ["a yes no unclear"]))
 CONTRACT = PreprocessingContract(
     volume=VolumeContract(size=SIZE),
     image=ImageContract(size=(32, 32), channels=1, intensity=RangeIntensity()),
@@ -31,7 +27,7 @@ CONTRACT = PreprocessingContract(
 
 @cache
 def tokenizer():
-    return train_tokenizer(TEXTS, 300)
+    return train_tokenizer(TEXTS, 400)
 
 
 def config(**changes):
@@ -68,6 +64,7 @@ def save_run(folder: Path, seed: int = 0, processing: dict | None = None, **chan
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_((0.06 if "language_model" in name else 0.15) * torch.randn_like(parameter))
+        model.language_model.model.norm.weight.mul_(0.2)  # no choice is certain
     model.save_pretrained(folder)
     processor(of, **(processing or {})).save_pretrained(folder)
     return folder

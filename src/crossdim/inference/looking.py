@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,17 @@ Files = tuple[str, ...]
 
 REMEMBERED = 4
 """Volumes whose features stay in memory."""
+
+SETTINGS = (
+    "pool_size",
+    *(f"vision{kind}_{key}" for kind in ("3d", "2d") for key in ("layer", "norm")),
+    "vision2d_mean",
+    "vision2d_std",
+)
+"""Keys of the config that the towers' features depend on."""
+
+BOOKKEEPING = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
+"""Keys of a tower's config that change nothing."""
 
 _ROWS = "rows"
 
@@ -227,9 +238,9 @@ def towers_hash(model: Med2E3ForConditionalGeneration) -> str:
     Args:
         model: With its towers.
     """
-    settings = {
-        name: value
-        for name, value in model.config.to_dict().items()
-        if name.startswith("vision") or name in ("pool_size", "fusion")
-    }
-    return weights_hash({"vision3d": model.vision3d, "vision2d": model.vision2d}, settings)
+    towers = {"vision3d": model.vision3d, "vision2d": model.vision2d}
+    settings: dict[str, Any] = {key: getattr(model.config, key) for key in SETTINGS}
+    for name, tower in towers.items():
+        stated = {} if tower is None else tower.config.to_dict()
+        settings[name] = {key: value for key, value in stated.items() if key not in BOOKKEEPING}
+    return weights_hash(towers, settings)
