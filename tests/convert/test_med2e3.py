@@ -11,12 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from crossdim.convert import convert_state_dict, med2e3
 from crossdim.convert.med2e3 import convert_med2e3
-from crossdim.convert.med2e3_folder import read_question_tokenizer
+from crossdim.convert.med2e3_folder import read_question_tokenizer, read_tokenizer
 from crossdim.convert.med2e3_keys import our_name, place
 from crossdim.convert.med2e3_parts import CLIP_PREFIX, PARTS, VIT_PREFIX
 from crossdim.convert.med2e3_state import expected_shapes
@@ -273,6 +274,22 @@ def test_the_words_of_the_question_encoder_may_be_given(tmp_path, released):
     convert_med2e3(released, tmp_path / "out", question_tokenizer=tmp_path / "vocab.txt")
     read = Med2E3Processor.from_pretrained(tmp_path / "out").question_tokenizer
     assert read("Is there a LESION?").input_ids == [2, 5, 6, 7, 8, 9, 3]
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize("stated", [True, False, None])
+def test_text_begins_with_the_first_token_if_the_config_says_so(released, in_file, stated):
+    path = released / "llm" / "tokenizer.json"
+    if in_file:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+        tokenizer.save(str(path))
+    if stated is not None:
+        change_json(released / "llm" / "tokenizer_config.json", add_bos_token=stated)
+    read_tokenizer(released / "llm").save_pretrained(released / "again")
+    read = AutoTokenizer.from_pretrained(released / "again")
+    assert read("t3 t4").input_ids == [1] * (in_file if stated is None else stated) + [7, 8]
+    assert read("t3", add_special_tokens=False).input_ids == [7]
 
 
 def test_word_lists_with_line_ends_of_any_system_are_alike(tmp_path):

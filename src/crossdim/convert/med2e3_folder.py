@@ -322,9 +322,25 @@ def read_tokenizer(folder: Path) -> Any:
         template = stated.get("chat_template")
         if isinstance(template, str):
             words["chat_template"] = template
-        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **words)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **words)
+        _open_as_stated(tokenizer, stated.get("add_bos_token"))
+        return tokenizer
     except CrossdimError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ReadError(folder, f"holds no tokenizer that can be read ({reason})", _AGAIN) from error
+
+
+def _open_as_stated(tokenizer: PreTrainedTokenizerFast, opens: object) -> None:
+    """Let text begin with the first token or not, as ``add_bos_token`` says, whatever ``tokenizer.json`` does."""
+    from tokenizers.processors import TemplateProcessing
+
+    start, place = tokenizer.bos_token, tokenizer.bos_token_id
+    if not isinstance(opens, bool) or not isinstance(start, str) or not isinstance(place, int):
+        return
+    if opens != (tokenizer("a").input_ids[:1] == [place]):
+        head = f"{start}:0 " if opens else ""
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{head}$A:0", pair=f"{head}$A:0 $B:1", special_tokens=[(start, place)]
+        )
