@@ -215,6 +215,17 @@ def test_every_language_model_learns_and_answers(family):
     assert_greedy_is_a_loop(model.eval(), given)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "mamba"])
+def test_so_do_those_with_learned_positions_with_none_and_without_attention(family):
+    sizes = {name: LANGUAGE[name] for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
+    widths = {name: WIDTHS[name] for name in ("hidden_size", "num_hidden_layers")}
+    widths |= {} if family == "mamba" else {"num_attention_heads": 2}
+    model = build(language_config={"model_type": family, **sizes, **widths}).train()
+    model(**batch()).loss.backward()
+    assert model.connector2d.fc1.weight.grad.any()
+    assert_greedy_is_a_loop(model.eval(), batch())
+
+
 @torch.no_grad()
 def test_uni4eye_towers_equal_the_standalone_encoder_bit_for_bit(tmp_path):
     model, x = build(vision3d_config=UNI4EYE, vision2d_config=UNI4EYE, pool_size=(1, 1, 1)), volumes()

@@ -412,9 +412,9 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             loss=loss,
             losses=losses or None,
             logits=output.logits,
-            past_key_values=output.past_key_values,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
+            past_key_values=output.get("past_key_values"),
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
             slice_scores=scores,
             slice_logits=logits,
         )
