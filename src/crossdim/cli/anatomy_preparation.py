@@ -95,7 +95,7 @@ def anatomy_qa(
     wanted = tuple(part.strip() for part in types.split(",")) if types else TYPES
     options = AnatomyOptions(
         names=found,
-        types=wanted,  # type: ignore[arg-type]
+        types=wanted,
         rules=Rules(plane, min_slices, min_share, margin),
         views=Views(fields_of_view, coverage),
         synthetic=synthetic,

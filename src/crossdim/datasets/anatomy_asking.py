@@ -1,7 +1,7 @@
 """What is asked about a field of view, with the answers, before questions that tell their answer are weeded out."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, get_args
@@ -109,13 +109,13 @@ class Asker:
         found = {name for sight in sights for name in sight.seen} | set(names.values())
         return cls(tuple(sorted(found)), sights, splits, plane, seed)
 
-    def closed(self, types: Sequence[QuestionType]) -> Iterator[Candidate]:
+    def closed(self, types: Sequence[str]) -> Iterator[Candidate]:
         """Yield every closed question with its answer.
 
         Args:
             types: Types of question.
         """
-        asking = {
+        asking: dict[str, Callable[[], Iterator[Candidate]]] = {
             "presence": self._presence, "side": self._side, "comparison": self._comparison,
             "volume": self._volume_class, "neighbour": self._neighbour, "count": self._count,
         }  # fmt: skip
@@ -123,7 +123,7 @@ class Asker:
             if kind in asking:
                 yield from asking[kind]()
 
-    def open(self, types: Sequence[QuestionType], most: int) -> Iterator[tuple[int, Turn]]:
+    def open(self, types: Sequence[str], most: int) -> Iterator[tuple[int, Turn]]:
         """Yield open questions and reports, each with the number of its volume.
 
         Args:

@@ -119,7 +119,7 @@ def take_apart(label_map: LabelMap, *, whole: bool, handedness: Handedness = "re
             reason = f"{len(mirrored)} of {len(sided)} structures lie on the other side than named ({shown})"
             remedy = "Mend the affine, or take the side from geometry (handedness 'geometry')"
             raise GeometryError(label_map.path, reason, remedy)
-        organs = [_renamed(organ, sides[organ.value]) for organ in organs]
+        organs = [_renamed(organ, sides.get(organ.value)) for organ in organs]
     else:
         doubtful = mirrored
     by_name = {organ.structure.name: organ for organ in organs}

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Num
 
-from crossdim.datasets.anatomy_asking import TYPES, Asker, QuestionType, Sight
+from crossdim.datasets.anatomy_asking import TYPES, Asker, Sight
 from crossdim.datasets.anatomy_balance import Candidate, balance
 from crossdim.datasets.anatomy_cases import Case
 from crossdim.datasets.anatomy_map import Anatomy, Handedness, take_apart
@@ -57,7 +57,7 @@ class AnatomyOptions:
     """
 
     names: Names
-    types: tuple[QuestionType, ...] = TYPES
+    types: tuple[str, ...] = TYPES
     rules: Rules = field(default_factory=Rules)
     views: Views = field(default_factory=Views)
     synthetic: int = 0

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Integer, Num
 
 from crossdim.datasets.anatomy_map import PATIENT_AXIS, Anatomy, Box, Organ, Plane
 from crossdim.datasets.dialogue import ExtentMM
-from crossdim.errors import RecipeError, nearest
+from crossdim.errors import RecipeError
 from crossdim.geometry.affine import spacing_mm, to_patient_mm
 
 Direction = Literal["superior", "inferior", "anterior", "posterior", "left", "right"]
@@ -52,8 +52,6 @@ class Rules:
     neighbour_share: float = 0.6
 
     def __post_init__(self) -> None:
-        if self.plane not in PATIENT_AXIS:
-            raise RecipeError(f"plane '{self.plane}'", "is unknown", nearest(self.plane, PATIENT_AXIS))
         if self.min_slices < 1 or not 0 < self.min_share <= 1 or not 0.5 < self.neighbour_share <= 1:
             reason = "min_slices is below 1, min_share not in (0, 1], or neighbour_share not in (0.5, 1]"
             raise RecipeError("rules of what is seen", reason, "Keep the defaults, or give values in range")

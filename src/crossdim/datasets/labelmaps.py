@@ -65,7 +65,7 @@ class Structure:
             side = _SIDE_LETTERS[words.pop().lower()]
         else:
             words = [word for word in re.split(r"[\s_]+", raw) if word]  # hyphens stay where no side was found
-        base = " ".join(word.lower() if word.istitle() else word for word in words)
+        base = " ".join(word.lower() if word[1:].islower() else word for word in words)
         return cls(f"{side} {base}" if side else base, base, side)
 
 
