@@ -624,6 +624,17 @@ def test_bf16_follows_float32():
     model.generate(**given, max_new_tokens=2, do_sample=False)
 
 
+@each_option
+def test_mixed_precision_trains(options):
+    model = build(**options).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**arguments(model))
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if output.slice_scores is not None:
+        torch.testing.assert_close(output.slice_scores.float().sum(dim=1), torch.ones(2), rtol=0, atol=1e-2)
+
+
 @torch.no_grad()
 def test_float64_stays_float64():
     model, given = build().double(), batch()
