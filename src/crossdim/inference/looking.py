@@ -6,11 +6,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from crossdim.errors import ContractError
 from crossdim.fusion.features import TowerFeatures, VisualFeatures
+from crossdim.geometry.affine import ASSUMED_AFFINE
 from crossdim.inference.feature_cache import FeatureCache, FileHashes, contract_hash, feature_key, weights_hash
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.readers import read_channels
@@ -48,6 +50,7 @@ class Seen:
         prepared: The tensor, and the way back to the file.
         visual: Of this one volume or image, in the language model's width.
         warnings: What the reader said.
+        placed: Whether the file says where in the patient it is.
     """
 
     files: Files
@@ -55,7 +58,8 @@ class Seen:
     content: str
     prepared: Prepared
     visual: VisualFeatures
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    placed: bool = True
 
     def slice_scores(self, scores: Sequence[float]) -> tuple[SliceScore, ...]:
         """Return scores with the number of their slices in the file and their place in the patient.
@@ -134,7 +138,8 @@ class Looker:
             assert tower is not None
             with computing(self.model):
                 visual = self.model.connect(tower.to(self.model.device))
-            seen.append(Seen(files, noun.kind, contents[place], prepared[place], visual, noun.warnings))
+            placed = isinstance(noun, Volume) and not np.array_equal(noun.affine, ASSUMED_AFFINE)
+            seen.append(Seen(files, noun.kind, contents[place], prepared[place], visual, noun.warnings, placed))
         return seen
 
     def _prepared(self, noun: Image | Volume) -> Prepared:
