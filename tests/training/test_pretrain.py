@@ -166,7 +166,9 @@ def test_a_contract_file_is_used_as_it_is(toy, finished, pretrain_recipe):
     recipe = pretrain_recipe(
         "contract.image_size=null", "contract.volume_size=null", f"contract.file={finished / 'contract.json'}"
     )
-    assert contract_for_run(recipe.contract, toy, recipe.model.patches) == PreprocessingContract.from_pretrained(finished)
+    assert contract_for_run(recipe.contract, toy, recipe.model.patches) == PreprocessingContract.from_pretrained(
+        finished
+    )
 
 
 def test_a_contract_file_that_does_not_fit_is_refused(toy, toy_folder, finished, tmp_path, pretrain_recipe):

@@ -21,7 +21,8 @@ def mark_complete(checkpoint: Path) -> None:
     Args:
         checkpoint: Folder with everything written.
     """
-    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.name != MARKER}
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file())
+    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files if path.name != MARKER}
     write_atomic(checkpoint / MARKER, json.dumps(sizes, indent=1))
 
 

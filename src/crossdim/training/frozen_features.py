@@ -4,7 +4,7 @@ Features depend on the file, the contract and the towers' weights, so they are u
 during the run: both towers are frozen and nothing is varied.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -15,17 +15,12 @@ from crossdim.datasets.manifest import Manifest
 from crossdim.encoders.pretrained import learns
 from crossdim.errors import ReadError
 from crossdim.fusion.features import TowerFeatures
-from crossdim.inference.feature_cache import FeatureCache, FileHashes, contract_hash, feature_key, weights_hash
+from crossdim.inference.feature_cache import FeatureCache, FileHashes, contract_hash, feature_key
+from crossdim.inference.looking import towers_hash
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.training.dialogues import DialogueDataset
 from crossdim.training.progress import Announcer
 from crossdim.training.recipe_instruct import FeaturesSection
-
-SETTINGS = (
-    "fusion", "slice_weights", "score_key", "pool_size", "vision3d_layer", "vision3d_norm", "vision2d_layer",
-    "vision2d_norm", "vision2d_mean", "vision2d_std",
-)  # fmt: skip
-"""Keys of the config that features depend on besides the towers."""
 
 
 class KeptFeatures:
@@ -80,17 +75,6 @@ def tensors_of(features: TowerFeatures) -> dict[str, Tensor]:
     """
     tensors = {"tokens_3d": features.tokens_3d, "tokens_2d": features.tokens_2d, "images": features.images}
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-
-def towers_hash(model: Med2E3ForConditionalGeneration) -> str:
-    """Return a hash of what, besides the file and the contract, the towers' features depend on.
-
-    Args:
-        model: With its towers.
-    """
-    settings = {key: getattr(model.config, key) for key in SETTINGS}
-    towers: Mapping[str, nn.Module | None] = {"vision3d": model.vision3d, "vision2d": model.vision2d}
-    return weights_hash(towers, settings)
 
 
 def frozen(model: Med2E3ForConditionalGeneration) -> bool:

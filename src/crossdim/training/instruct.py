@@ -106,7 +106,8 @@ def run(manifest: Path, out: Path, recipe: InstructRecipe, start: Path | None = 
         return folder.path
     parts = split(Manifest.load(manifest))
     set_seed(recipe.seed)
-    begin = start_from(start, recipe) if start is not None else start_anew(recipe, parts.train.manifest)
+    training = parts.train.manifest
+    begin = start_anew(recipe, training) if start is None else start_from(start, recipe, training)
     facts = facts_of(parts.together, begin.processor.contract, folder, announcer, **begin.weights)
     folder.refuse_other_facts(facts)
     datasets = make_datasets(parts, begin, recipe, announcer)

@@ -1,5 +1,6 @@
 """Where instruction training starts, and what of the model learns."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import lcm
@@ -29,7 +30,7 @@ from crossdim.training.recipe_instruct import (
 from crossdim.training.sections import ContractSection
 from crossdim.training.towers import Tower, question_encoder, vision2d_tower, vision3d_tower
 from crossdim.transforms.contract import PreprocessingContract
-from crossdim.transforms.text import Med2E3Processor
+from crossdim.transforms.text import REPORT_QUESTION, Med2E3Processor
 
 ARCHITECTURE = ("fusion", "score_key", "question_feature")
 """Keys of the scoring section that decide which weights there are, besides ``slice_weights`` = ``learned``."""
@@ -52,12 +53,13 @@ class Start:
     weights: dict[str, str] = field(default_factory=dict)
 
 
-def start_from(folder: Path, recipe: InstructRecipe) -> Start:
+def start_from(folder: Path, recipe: InstructRecipe, training: Manifest) -> Start:
     """Go on from a model that was trained or converted before, such as stage 1.
 
     Args:
         folder: A run, a checkpoint or a converted model.
         recipe: Its scoring and prompt apply; towers, language model and contract are the checkpoint's.
+        training: How it asks for reports.
 
     Raises:
         RecipeError: The recipe states what the checkpoint states already.
@@ -80,13 +82,30 @@ def start_from(folder: Path, recipe: InstructRecipe) -> Start:
         setattr(config, key, value)
     saved = Med2E3Processor.from_pretrained(folder)
     room = min(recipe.prompt.max_length or _room(config), _room(config))
-    processor = replace(saved, prompt=recipe.prompt.style, choices=recipe.prompt.choices, max_length=room)
+    processor = replace(
+        saved,
+        prompt=recipe.prompt.style,
+        choices=recipe.prompt.choices,
+        max_length=room,
+        report_question=report_question(training) or saved.report_question,
+    )
     return Start(
         config,
         processor,
         lambda: Med2E3ForConditionalGeneration.from_pretrained(folder, config=config),
         {"start": weights_hash(folder)},
     )
+
+
+def report_question(training: Manifest) -> str:
+    """Return how data ask for reports most often, nothing if they hold none.
+
+    Args:
+        training: The training split.
+    """
+    turns = (turn for record in training.records for dialogue in record.dialogues for turn in dialogue.turns)
+    asked = Counter(turn.question for turn in turns if turn.form == "report")
+    return max(sorted(asked), key=lambda question: asked[question], default="")
 
 
 def _room(config: Med2E3Config) -> int:
@@ -149,6 +168,7 @@ def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
         image_token_id=config.image_token_id,
         max_length=recipe.prompt.max_length or room,
         question_max_length=min(512, room),
+        report_question=report_question(training) or REPORT_QUESTION,
     )
     parts = {"vision3d": tower3d.model, "vision2d": tower2d.model, "question_encoder": asking.model}
     hashes = {"vision3d": tower3d.sha256, "vision2d": tower2d.sha256, "question_encoder": asking.sha256}
