@@ -203,6 +203,23 @@ def test_volumes_are_written_at_the_spacing_that_is_asked_for(toy, tmp_path):
     assert answers["What is the visible volume of the right kidney in mL?"] == "0.24 mL"
 
 
+def test_of_a_file_with_several_modalities_the_first_is_shown(toy, tmp_path):
+    image = nibabel.load(toy[0].image)
+    stored = np.stack([np.asarray(image.dataobj), 200 - np.asarray(image.dataobj)], axis=-1)
+    nibabel.save(nibabel.nifti1.Nifti1Image(stored, image.affine), tmp_path / "both.nii.gz")
+    both = [replace(case, image=str(tmp_path / "both.nii.gz")) for case in toy]
+    chosen = AnatomyOptions(NAMES, types=("slices",), views=Views(0))
+    manifest = build_anatomy_questions(both, tmp_path / "out", chosen)
+    assert manifest.resolve(manifest.records[0]) == (f"{tmp_path / 'both.nii.gz'}#0",)
+
+
+def test_a_colour_image_is_refused(toy, tmp_path):
+    colours = np.zeros((24, 20, 16), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nibabel.save(nibabel.nifti1.Nifti1Image(colours, np.eye(4)), tmp_path / "c.nii")
+    with pytest.raises(ReadError, match=r"c.nii: is not a volume with one value a voxel"):
+        build_anatomy_questions([replace(toy[0], image=str(tmp_path / "c.nii"))], tmp_path, AnatomyOptions(NAMES))
+
+
 def test_parts_that_cases_tell_are_kept(toy, tmp_path):
     parts = ("train", "train", "train", "test", "test", "val")
     told = [replace(case, split=split) for case, split in zip(toy, parts, strict=True)]

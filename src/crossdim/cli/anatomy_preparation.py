@@ -66,6 +66,7 @@ def anatomy_qa(
     min_slices: Annotated[int, typer.Option(help="Slices that something spans at least to be visible.")] = 2,
     min_share: Annotated[float, typer.Option(help="Share of it that is in the field of view, at least.")] = 0.5,
     margin: Annotated[float, typer.Option(help="Distance in mm from the field of view, at least, to be absent.")] = 3.0,
+    reach: Annotated[float, typer.Option(help="Distance in mm within which neighbours are looked for.")] = 15.0,
     unnamed: Annotated[
         Literal["refuse", "ignore"], typer.Option(help="What is done with values that have no name.")
     ] = "refuse",
@@ -96,7 +97,7 @@ def anatomy_qa(
     options = AnatomyOptions(
         names=found,
         types=wanted,
-        rules=Rules(plane, min_slices, min_share, margin),
+        rules=Rules(plane, min_slices, min_share, margin, reach),
         views=Views(fields_of_view, coverage),
         synthetic=synthetic,
         spacing_mm=spacing,

@@ -28,7 +28,7 @@ from crossdim.datasets.manifest import Header, Manifest, Progress, Record
 from crossdim.datasets.scan import relative
 from crossdim.datasets.splits import Fractions, split_by_patient
 from crossdim.datasets.synthetic_contrast import ContrastOptions, synthesise
-from crossdim.errors import RecipeError, nearest
+from crossdim.errors import ReadError, RecipeError, nearest
 from crossdim.geometry.affine import spacing_mm
 
 _FINEST_MM = 2.0
@@ -148,18 +148,25 @@ def _read(case: Case, options: AnatomyOptions) -> Anatomy:
     return take_apart(label_map, whole=whole, handedness=options.handedness)
 
 
+def _image(case: Case, anatomy: Anatomy) -> tuple[str, Num[np.ndarray, "depth height width"]]:
+    """Return a case's image and its path; of a file with several volumes (modalities) the first."""
+    from crossdim import readers
+    from crossdim.samples import Volume
+
+    path = os.path.abspath(case.image or "")
+    found = readers.inspect(path, intensity=False)
+    if found.needs_choice:
+        path = f"{path}#{found.choices[0]}"
+    noun = readers.read(path)
+    if not isinstance(noun, Volume) or len(noun.voxels) != 1:
+        raise ReadError(path, "is not a volume with one value a voxel", "Give grey 3D images")
+    same_grid(anatomy.map, noun.voxels.shape[1:], noun.affine, path)
+    return path, noun.voxels[0]
+
+
 def _volumes(case: Case, anatomy: Anatomy, root: Path, options: AnatomyOptions) -> Iterator[Sight]:
     """Write a case's volumes and yield what is seen in each."""
-    image = None
-    if not options.synthetic and case.image is not None:
-        from crossdim import readers
-        from crossdim.samples import Volume
-
-        noun = readers.read(case.image)
-        if not isinstance(noun, Volume) or len(noun.voxels) != 1:
-            raise RecipeError(case.image, "is not a volume with one value a voxel", "Give 3D images")
-        same_grid(anatomy.map, noun.voxels.shape[1:], noun.affine, case.image)
-        image = noun.voxels[0]
+    source, image = (None, None) if options.synthetic else _image(case, anatomy)
     seed = [options.seed, *case.id.encode()]
     boxes = [anatomy.domain] * max(1, options.synthetic)
     if options.views.count:
@@ -168,8 +175,8 @@ def _volumes(case: Case, anatomy: Anatomy, root: Path, options: AnatomyOptions) 
     for number, box in enumerate(boxes):
         name = case.id if len(boxes) == 1 else f"{case.id}-{number:02d}"
         frame = Frame.of(box, anatomy.map.affine, options.spacing_mm)
-        if image is not None and case.image is not None and not options.views.count and options.spacing_mm is None:
-            path = relative(str(root), os.path.abspath(case.image))
+        if source is not None and not options.views.count and options.spacing_mm is None:
+            path = relative(str(root), source)
         else:
             path = f"volumes/{name}.nii.gz"
             generator = np.random.default_rng([*seed, number])
