@@ -1,8 +1,8 @@
-"""The whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, report.
+"""The whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, ask, report.
 
 Real pictures and volumes are those that scikit-image and nilearn ship; the labelled ones are drawn by
-crossdim.datasets.synthetic. Everything is computed here and now, on a budget of three minutes on two cores; the
-same command goes on where a stopped one was.
+crossdim.datasets.synthetic and crossdim.datasets.phantom. Everything is computed here and now, in minutes on two cores;
+the same command goes on where a stopped one was.
 """
 
 import json
@@ -24,6 +24,7 @@ from crossdim.samples import Prediction
 if TYPE_CHECKING:
     from crossdim.metrics.classification import ClassificationReport
     from crossdim.metrics.resampling import Estimate
+    from crossdim.outputs.blocks import Section
 
 Say = Callable[[str], None]
 
@@ -73,6 +74,7 @@ class DemoResult:
         report: One page with reconstructions, curves and numbers.
         encoder: The pre-training run.
         classifier: The fine-tuned run.
+        answerer: The run that answers questions.
         prediction: For the picture that no run has seen.
         seconds: How long it took.
     """
@@ -81,6 +83,7 @@ class DemoResult:
     report: Path
     encoder: Path
     classifier: Path
+    answerer: Path
     prediction: Prediction
     seconds: float
 
@@ -194,6 +197,7 @@ def write_report(
     reports: Mapping[str, "ClassificationReport"],
     gain: Mapping[str, "Estimate"],
     prediction: Prediction,
+    asked: "Section",
 ) -> Path:
     """Write the page that shows everything; returns it.
 
@@ -203,6 +207,7 @@ def write_report(
         reports: Of each arm and of chance.
         gain: Pre-trained minus scratch.
         prediction: For the unseen picture.
+        asked: The part about questions.
     """
     from crossdim.outputs.blocks import Document, Paragraph, Picture, Section
     from crossdim.outputs.document import save_document
@@ -227,6 +232,7 @@ def write_report(
             *pretraining_sections(log, reconstructions),
             *evaluation_sections(reports["pretrained"], others, {"scratch": gain}),
             Section("A picture that no run has seen", (unseen,)),
+            asked,
         ),
         {arm: report.to_dict() for arm, report in reports.items()},
     )
@@ -245,6 +251,7 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     Raises:
         ReadError: A package of the ``demo`` extra is missing.
     """
+    from crossdim.demo import answers
     from crossdim.inference import load_predictor
     from crossdim.training import finetune, pretrain
     from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
@@ -273,8 +280,9 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     prediction = load_predictor(runs["pretrained"]).predict(unseen)
     chance = prediction.probabilities[str(prediction.label)]
     say(f"5. A picture that no run has seen ({unseen}): {prediction.label} ({chance:.0%}); it was drawn as {truth}.")
-    report = write_report(folder, encoder, reports, gain, prediction)
+    asked = answers.tell(folder, say, silent=silent)
+    report = write_report(folder, encoder, reports, gain, prediction, asked)
     seconds = time.monotonic() - started
     say(f"Done in {seconds:.0f} s. Pictures, curves and numbers: {report}")
-    say("Your own files: crossdim pretrain FOLDER --out RUN")
-    return DemoResult(folder, report, encoder, runs["pretrained"], prediction, seconds)
+    say("Your own files: crossdim pretrain FOLDER --out RUN; crossdim ask VOLUME 'question'")
+    return DemoResult(folder, report, encoder, runs["pretrained"], folder / answers.FOLDER, prediction, seconds)
