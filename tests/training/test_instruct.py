@@ -26,9 +26,10 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Keep features of these tests apart from the user's."""
+def alone(tmp_path_factory, monkeypatch):
+    """Keep features apart from the user's, and leave out the evaluation, which takes longer than the run."""
     monkeypatch.setenv("CROSSDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(instruct, "conclude_dialogues", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,11 @@ def test_a_run_learns_and_leaves_everything_that_is_needed(finished):
     names = {path.name for path in finished.iterdir()}
     assert names >= {
         "config.json", "model.safetensors", "contract.json", "processor.json", "tokenizer", "question_tokenizer",
-        "run.json", "recipe.yaml", "log.jsonl",
+        "run.json", "recipe.yaml", "log.jsonl", "metrics.json", "predictions.jsonl", "report.html",
     }  # fmt: skip
-    assert json.loads((finished / "run.json").read_text())["selected_on"] == "val"
+    document = json.loads((finished / "run.json").read_text())
+    assert document["selected_on"] == "val"
+    assert document["test_evaluated"]
     model = Med2E3ForConditionalGeneration.from_pretrained(finished).eval()
     processor = Med2E3Processor.from_pretrained(finished)
     assert processor.report_question == "Describe the scan."
@@ -270,6 +273,24 @@ def test_every_variant_trains_and_loads(data, tmp_path, override):
     run = instruct.run(data, tmp_path / "run", instruct_recipe(override, "optimisation.steps=1"), silent=True)
     _, info = Med2E3ForConditionalGeneration.from_pretrained(run, output_loading_info=True)
     assert not any(info.values())
+
+
+def test_the_checkpoint_with_the_smallest_loss_on_the_validation_split_is_kept(data, tmp_path):
+    recipe = instruct_recipe("optimisation.epochs=4", "optimisation.base_learning_rate=3.0", "selection.patience=1")
+    run = instruct.run(data, tmp_path / "run", recipe, silent=True)
+    found = {line["step"]: line["eval_loss"] for line in log(run) if "eval_loss" in line}
+    best = min(found, key=lambda step: found[step])
+    kept = load_file(run / "checkpoints" / f"checkpoint-{best}" / "model.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in load_file(run / "model.safetensors").items())
+
+
+def test_without_a_validation_split_the_last_step_is_kept(data, tmp_path, capsys):
+    loaded = Manifest.load(data)
+    records = tuple(record for record in loaded.records if record.split == "train")
+    Manifest(loaded.header, records).save(data.parent / "train.jsonl")
+    run = instruct.run(data.parent / "train.jsonl", tmp_path / "run", instruct_recipe("optimisation.steps=2"))
+    assert "No validation split: the last step is kept" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["selected_on"] == "last step"
 
 
 def test_images_and_volumes_train_together(tmp_path):

@@ -114,7 +114,7 @@ def use_features(
     weights = towers_hash(model)
     keys = [_keys(dataset, hashes, weights, dtype) for dataset in datasets]
     total, done = sum(map(len, keys)), 0
-    with announcer.task("Encoding every file once") as advance:
+    with arguments.main_process_first(), announcer.task("Encoding every file once") as advance:
         for dataset, own in zip(datasets, keys, strict=True):
             for place, key in enumerate(own):
                 features = kept.find(key)

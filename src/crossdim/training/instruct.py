@@ -11,8 +11,10 @@ from transformers import TrainerCallback, set_seed
 
 from crossdim.datasets.manifest import Manifest
 from crossdim.errors import RecipeError
+from crossdim.inference import Answerer
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.training.data import Collate
+from crossdim.training.dialogue_conclusion import conclude_dialogues
 from crossdim.training.dialogues import (
     CollateDialogues,
     DialogueDataset,
@@ -120,6 +122,9 @@ def run(manifest: Path, out: Path, recipe: InstructRecipe, start: Path | None = 
     final = merged(trainer.network)
     if folder.writes:
         save_final(final, begin.processor, folder.path)
+        splits = {name: getattr(parts, name).manifest for name in ("train", "val", "test")}
+        answerer = Answerer(final.eval(), begin.processor, str(folder.path))
+        conclude_dialogues(answerer, splits, recipe, folder, announcer)
         folder.close_session("finished", selected_on="val" if "val" in datasets else "last step")
     trainer.accelerator.wait_for_everyone()
     announcer.say(f"Finished: {folder.path}")
