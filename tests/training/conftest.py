@@ -77,3 +77,5 @@ def no_reports(monkeypatch):
     """Leave out the page at the end of a run, which takes longer than the run; module fixtures still write it."""
     monkeypatch.setattr("crossdim.training.pretrain.report_pretraining", lambda folder: None)
     monkeypatch.setattr("crossdim.training.conclusion.report_finetuning", lambda *arguments: None)
+    monkeypatch.setattr("crossdim.training.dialogue_conclusion.report_dialogues", lambda *arguments: None)
+    monkeypatch.setattr("crossdim.training.dialogue_conclusion.example_pictures", lambda *arguments: [])

@@ -56,21 +56,35 @@ def conclude_dialogues(
         with announcer.task(f"Evaluating on {name}") as advance:
             found = evaluate_dialogues(answerer, splits[name], splits.get("train"), how, progress=advance)
         announcer.say(f"{name}: {dialogue_headline(found.answers, found.slices)}")
+        write_predictions(found, folder.path / "predictions.jsonl")
     plain = {} if found is None or name is None else {name: found.to_dict()}
     write_atomic(folder.path / "metrics.json", json.dumps(plain, indent=2) + "\n")
+    report_dialogues(folder, name, found, [] if name is None else example_pictures(answerer, splits[name]))
+    return found
+
+
+def report_dialogues(
+    folder: RunFolder, name: str | None, found: DialogueEvaluation | None, pictures: Sequence[Picture]
+) -> None:
+    """Write the page of a run that learned to answer.
+
+    Args:
+        folder: The run.
+        name: Of the split that was evaluated.
+        found: On this split; None if nothing was.
+        pictures: Examples of slice scores.
+    """
     provenance = provenance_of(folder)
     curves = pretraining_sections(folder.read_log())
-    if found is None or name is None:
+    title, data = "Instruction training", {"provenance": provenance}
+    if found is None:
         text = "There is neither a validation nor a test split, so nothing was measured."
-        page = Document("Instruction training", text, (*curves, provenance_section(provenance)), {})
+        page = Document(title, text, (*curves, provenance_section(provenance)), data)
     else:
-        write_predictions(found, folder.path / "predictions.jsonl")
-        pictures = example_pictures(answerer, splits[name])
         sections = (*dialogue_sections(found.answers, found.slices, pictures), *curves, provenance_section(provenance))
         summary = f"On the {name} split: {dialogue_headline(found.answers, found.slices)}"
-        page = Document("Instruction training", summary, sections, plain | {"provenance": provenance})
+        page = Document(title, summary, sections, {str(name): found.to_dict()} | data)
     save_document(page, folder.path / "report.html")
-    return found
 
 
 def write_predictions(found: DialogueEvaluation, path: Path) -> None:

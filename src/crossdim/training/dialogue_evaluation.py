@@ -163,15 +163,14 @@ def _asked(part: Manifest) -> Iterator[_Asked]:
 def _fitting(
     answerer: Answerer, asked: Sequence[_Asked], too_long: Literal["refuse", "skip"]
 ) -> tuple[list[_Asked], list[str]]:
-    """Return the questions that the model has room for, with every answer that it could choose."""
+    """Return the questions that the model has room for, with the true answer and every one that it could choose."""
     kept = []
     for question in asked:
         *before, turn = question.turns
-        possible = turn.choices or ("",)
         try:
-            for answer in possible:
+            for answer in turn.choices or (turn.answer,):
                 said = turn.model_copy(update={"answer": answer})
-                answerer.processor.encode((*before, said), *shown(question.record), generate=not answer)
+                answerer.processor.encode((*before, said), *shown(question.record))
         except ContractError as error:
             if error.subject != OVERFLOW or too_long == "refuse":
                 raise ContractError(f"question '{question.id}': {error.subject}", error.reason, error.remedy) from error
