@@ -13,6 +13,9 @@ import typer
 if TYPE_CHECKING:
     from crossdim.inference import Predictor
 
+DEMO_FOLDER = Path("crossdim-demo")
+"""Where `crossdim demo` writes, and where `crossdim ask` finds the demo's model."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON, one object per line.")]
 """The option of every command whose output is data."""
 

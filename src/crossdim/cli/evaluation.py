@@ -1,19 +1,19 @@
-"""`crossdim evaluate`: a fine-tuned model measured on a part of a manifest, as JSON and as one page."""
+"""`crossdim evaluate`: a trained model measured on a part of a manifest, as JSON and as one page."""
 
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from crossdim.cli.console import Device, Json, bar, examples, load_model, print_json, show_facts
+from crossdim.cli.console import Device, Json, bar, examples, print_json, show_facts
 from crossdim.errors import RecipeError
 
 if TYPE_CHECKING:
     from crossdim.datasets.manifest import Manifest
-    from crossdim.inference import Predictor
+    from crossdim.inference import Answerer, Predictor
 
 
 def register(app: typer.Typer) -> None:
@@ -26,33 +26,70 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "crossdim evaluate runs/grader graded.jsonl --split test",
             "crossdim evaluate runs/grader other_clinic.jsonl --split all --out external/",
+            "crossdim evaluate runs/answers questions.jsonl --split test",
         )
     )(evaluate)
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="A fine-tuning run.")],
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest with labels for the model's task.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run of finetune or instruct.")],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="With labels for the model's task, or dialogues.")
+    ],
     split: Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Part of the manifest.")] = "test",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="For metrics.json and report.html; inside RUN if left out.")
     ] = None,
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples by patient behind the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    closed: Annotated[
+        Literal["weigh", "write"],
+        typer.Option(help="Dialogues: weigh the choices of closed questions, or read a written answer."),
+    ] = "weigh",
+    rule: Annotated[
+        Literal["robust", "substring"],
+        typer.Option(help="Dialogues: how written closed answers are read; substring is the authors' rule."),
+    ] = "robust",
+    batch: Annotated[int, typer.Option(min=1, help="Dialogues: questions that are read at once.")] = 32,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a classifier: AUC, accuracy, F1, kappa and more, each with a 95 % interval by patient.
+    """Measure a classifier, or a model that answers questions; each number with a 95 % interval by patient.
 
-    Writes metrics.json, and report.html with the confusion matrix, the ROC curves and the calibration.
+    A classifier: AUC, accuracy, F1, kappa and more. Answers: accuracy, text metrics, findings and slices, always beside
+    a baseline that never looks and one that is shown another patient. Writes metrics.json and report.html, and for
+    answers predictions.jsonl.
     """
+    from crossdim.inference import Answerer
+
+    loaded = _load(model, device)
+    folder = out or model / "evaluations" / f"{manifest.stem}-{split}"
+    if isinstance(loaded, Answerer):
+        how = {"bootstrap": bootstrap, "seed": seed, "closed": closed, "batch": batch}
+        _evaluate_answers(loaded, (manifest, split), folder, how, rule, as_json)
+    else:
+        _evaluate_classes(loaded, (manifest, split), folder, (bootstrap, seed), as_json)
+
+
+def _load(model: Path, device: str | None) -> "Predictor | Answerer":
+    from transformers.utils import logging
+
+    from crossdim.inference import load
+
+    logging.disable_progress_bar()
+    return load(model, device)
+
+
+def _evaluate_classes(
+    predictor: "Predictor", data: tuple[Path, str], folder: Path, drawing: tuple[int, int], as_json: bool
+) -> None:
     from crossdim.datasets.manifest import Manifest
     from crossdim.outputs.document import save_document
     from crossdim.outputs.files import write_atomic
     from crossdim.outputs.report import evaluation_report, interval_text
     from crossdim.training import evaluation as room
 
-    predictor = load_model(model, device)
+    manifest, split = data
     whole = Manifest.load(manifest)
     task = predictor.model.config.task
     part = (whole if split == "all" else whole.split(split)).for_task(task)
@@ -60,10 +97,9 @@ def evaluate(
         reason = f"has no record with a label for '{task}'"
         raise RecipeError(f"part '{split}' of {manifest}", reason, "Choose another part with --split")
     with bar(f"evaluating on {split}") as progress:
-        report = room.evaluate(predictor, part, task, bootstrap, seed, progress)
-    folder = out or model / "evaluations" / f"{manifest.stem}-{split}"
+        report = room.evaluate(predictor, part, task, *drawing, progress)
     write_atomic(folder / "metrics.json", json.dumps(report.to_dict(), indent=2) + "\n")
-    title = f"{task}: {model.name} on {split} of {whole.header.name}"
+    title = f"{task}: {Path(predictor.name).name} on {split} of {whole.header.name}"
     page = evaluation_report(report, title, _provenance(predictor, manifest, part, split))
     save_document(page, folder / "report.html")
     if as_json:
@@ -81,7 +117,53 @@ def evaluate(
     )
 
 
-def _provenance(predictor: "Predictor", manifest: Path, part: "Manifest", split: str) -> dict[str, str]:
+def _evaluate_answers(
+    answerer: "Answerer",
+    data: tuple[Path, str],
+    folder: Path,
+    how: dict[str, Any],
+    rule: Literal["robust", "substring"],
+    as_json: bool,
+) -> None:
+    from crossdim.datasets.manifest import Manifest
+    from crossdim.metrics.dialogues import Measures
+    from crossdim.outputs.dialogues import dialogue_document, dialogue_headline
+    from crossdim.outputs.document import save_document
+    from crossdim.outputs.files import write_atomic
+    from crossdim.training.dialogue_conclusion import example_pictures, write_predictions
+    from crossdim.training.dialogue_evaluation import Evaluating, evaluate_dialogues
+
+    manifest, split = data
+    whole = Manifest.load(manifest)
+    part = whole if split == "all" else whole.split(split)
+    training = whole.split("train")
+    with bar(f"evaluating on {split}") as progress:
+        found = evaluate_dialogues(
+            answerer, part, training, Evaluating(**how), Measures.available(rule), progress=progress
+        )
+    write_atomic(folder / "metrics.json", json.dumps(found.to_dict(), indent=2) + "\n")
+    write_predictions(found, folder / "predictions.jsonl")
+    title = f"{Path(answerer.name).name} on {split} of {whole.header.name}"
+    pictures = example_pictures(answerer, part)
+    page = dialogue_document(found.answers, title, _provenance(answerer, manifest, part, split), found.slices, pictures)
+    save_document(page, folder / "report.html")
+    if as_json:
+        print_json(found.to_dict())
+        return
+    slices = found.slices.flags if found.slices is not None else ()
+    show_facts(
+        [
+            ("questions", f"{found.answers.questions} about {found.answers.patients} patients"),
+            ("result", dialogue_headline(found.answers, found.slices)),
+            *(("note", note) for note in (*found.notes, *found.answers.notes)),
+            *(("unavailable", f"{name}: {why}") for name, why in found.answers.unavailable.items()),
+            *(("look at", flag) for flag in (*found.answers.flags, *slices)),
+            ("written", str(folder / "report.html")),
+        ]
+    )
+
+
+def _provenance(predictor: "Predictor | Answerer", manifest: Path, part: "Manifest", split: str) -> dict[str, str]:
     """Return what it takes to repeat the evaluation."""
     from crossdim.training.provenance import git_commit, versions
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossdim.cli.console import Json, examples, print_json, show_facts
+from crossdim.cli.console import DEMO_FOLDER, Json, examples, print_json, show_facts
 
 if TYPE_CHECKING:
     from crossdim.doctor import Diagnosis
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is written.")] = Path("crossdim-demo"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is written.")] = DEMO_FOLDER,
 ) -> None:
     """Tell the whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, report.
 

@@ -19,6 +19,9 @@ from crossdim.training.progress import quiet_transformers
 from crossdim.transforms.contract import PreprocessingContract
 from crossdim.transforms.text import Med2E3Processor
 
+HUB = "hf:"
+"""In front of the name of a model on Hugging Face's hub; never guessed from a path that does not exist."""
+
 ANSWERS = "med2e3"
 """Type of the models that answer questions."""
 
@@ -108,11 +111,14 @@ def model_folder(path: Path) -> Path:
     """Return the folder that holds a model's files: the one given, or its last complete checkpoint.
 
     Args:
-        path: A run, one of its checkpoints, or a converted model.
+        path: A run, one of its checkpoints, or a converted model; or ``hf:OWNER/NAME``, fetched from Hugging Face's hub
+            (nothing but JSON, safetensors and tokenizers).
 
     Raises:
         ReadError: There is no model.
     """
+    if str(path).startswith(HUB):
+        return _from_hub(str(path).removeprefix(HUB))
     if not path.is_dir():
         raise ReadError(path, "is not a folder", "Give the folder of a run, a checkpoint or a converted model")
     if (path / "config.json").is_file():
@@ -125,6 +131,16 @@ def model_folder(path: Path) -> Path:
         reason = f"has not finished, and its checkpoint {checkpoint.name} holds an adapter or a classifier alone"
         raise ReadError(path, reason, "Let the run finish: give its command again")
     return checkpoint
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*tokenizer/*"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ReadError(f"{HUB}{name}", f"cannot be fetched ({reason})", "Check the name and the connection") from error
 
 
 def model_type(folder: Path) -> str:
