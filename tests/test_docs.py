@@ -73,6 +73,7 @@ def run_bash(block: Block) -> None:
 def test_the_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("CROSSDIM_CACHE", str(tmp_path / "cache"))
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in runnable_blocks(page.read_text(encoding="utf-8")):
         if block.language == "bash":

@@ -14,7 +14,8 @@ MAX_LINES = 60
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_and_says_something(example, tmp_path):
+def test_an_example_runs_and_says_something(example, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CROSSDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
     result = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert result.stdout
