@@ -32,6 +32,9 @@ from crossdim.transforms.contract import PreprocessingContract
 FOLDER_VARIABLE = "CROSSDIM_CACHE"
 """Environment variable that names another folder."""
 
+FORMAT = 2
+"""Counted up when what the tensors of an entry mean changes."""
+
 GIB = 2**30
 _SETTLED_SECONDS = 2.0
 """A file whose last change is longer ago than this shows any further change in its times."""
@@ -139,7 +142,7 @@ def feature_key(files: str, contract: str, weights: str, dtype: torch.dtype) -> 
         weights: Hash of the towers.
         dtype: What is computed in.
     """
-    return hashlib.sha256(json.dumps([__version__, files, contract, weights, str(dtype)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORMAT, __version__, files, contract, weights, str(dtype)]).encode()).hexdigest()
 
 
 class FeatureCache:
