@@ -32,9 +32,9 @@ def encoded(monkeypatch) -> list[int]:
     calls: list[int] = []
     plain = Med2E3ForConditionalGeneration.encode_towers
 
-    def counted(self, voxel_values=None, pixel_values=None):
+    def counted(self, voxel_values=None, *more, **named):
         calls.extend([1] * len(voxel_values))
-        return plain(self, voxel_values, pixel_values)
+        return plain(self, voxel_values, *more, **named)
 
     monkeypatch.setattr(Med2E3ForConditionalGeneration, "encode_towers", counted)
     return calls

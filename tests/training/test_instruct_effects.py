@@ -18,7 +18,8 @@ KEYS = (
     "scoring.score_key=2d", "scoring.question_feature=mlp", "scoring.temperature=2", "scoring.score_dropout=0.5",
     "scoring.slice_loss_weight=0.5", "scoring.slice_weights=top_k", "scoring.slice_weights=top_k scoring.top_k=2",
     "learning.language_model=frozen", "learning.language_model=lora", "learning.vision3d=frozen",
-    "learning.vision2d=frozen", "learning.question_encoder=frozen", "prompt.style=vicuna", "prompt.choices=letters",
+    "learning.vision2d=frozen", "learning.question_encoder=frozen", "learning.language_rate=0.1",
+    "learning.tower_rate=0.1", "prompt.style=vicuna", "prompt.choices=letters",
     "prompt.max_length=40", "contract.volume_size=[16, 16, 16]", "augmentation.flip_depth=1",
     "batch.volumes=2", "batch.texts=3 batch.volumes=1", "batch.questions_per_volume=1",
     "optimisation.base_learning_rate=0.5", "optimisation.weight_decay=0.5", "optimisation.betas=[0.8, 0.9]",
@@ -60,7 +61,7 @@ def outcome(data: Path, out: Path, *overrides: str) -> dict:
     found = {f"arguments.{key}": value for key, value in trainer.args.to_dict().items() if key != "output_dir"}
     found |= {
         "config": trainer.network.config.to_dict(),
-        "rates": (plan.learning_rate, plan.weight_decay),
+        "rates": [(group["lr"], group["weight_decay"]) for group in trainer.create_optimizer().param_groups],
         "batches": [plan.schedule.batch(place) for place in range(4)],
         "length": len(plan.schedule),
         "learning": {name for name, value in trainer.network.named_parameters() if value.requires_grad},
@@ -111,6 +112,8 @@ def test_the_list_of_keys_is_complete():
     [
         (["lora.rank=4"], "lora has no effect unless learning.language_model is lora"),
         (["prompt.style=caption", "prompt.choices=letters"], "choices has no effect with style caption"),
+        (["learning.language_model=frozen", "learning.language_rate=2"], "language_rate has no effect"),
+        ([*FROZEN, "learning.tower_rate=2"], "tower_rate has no effect while towers and question encoder are frozen"),
         (["falsifying=skip"], "falsifying has no effect while augmentation varies nothing"),
         (["scoring.top_k=2"], "top_k has no effect unless slice_weights is top_k"),
         (["language.source=smollm2", "language.vocab_size=500"], "hidden_size has no effect unless source is scratch"),

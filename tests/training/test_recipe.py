@@ -21,7 +21,7 @@ def test_every_shipped_recipe_loads():
     names = set(shipped_recipes())
     assert names == {
         "pretrain-tiny", "pretrain-paper", "finetune-linear", "finetune-full", "finetune-partial", "finetune-lora",
-        "instruct-tiny", "med2e3-stage1", "med2e3-stage2", "med2e3-stage2-lora",
+        "instruct-tiny", "instruct-smollm2", "med2e3-stage1", "med2e3-stage2", "med2e3-stage2-lora",
     }  # fmt: skip
     for name in names:
         load_recipe(name, KINDS[name.split("-")[0]])

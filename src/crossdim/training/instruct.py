@@ -5,6 +5,7 @@ Stage 1 trains the connectors on captions, stage 2 goes on from it with instruct
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import TrainerCallback, set_seed
@@ -24,7 +25,7 @@ from crossdim.training.dialogues import (
 )
 from crossdim.training.frozen_features import frozen, use_features
 from crossdim.training.health import FiniteLoss
-from crossdim.training.instruct_model import Start, freeze, merged, start_anew, start_from, with_updates
+from crossdim.training.instruct_model import Start, freeze, merged, rate_of, start_anew, start_from, with_updates
 from crossdim.training.optimisation import scaled_learning_rate
 from crossdim.training.progress import Announcer, ProgressBar, quiet_transformers
 from crossdim.training.provenance import RunFolder
@@ -258,6 +259,7 @@ def make_trainer(
         contract=training.processor,
         learning_rate=scaled_learning_rate(recipe.optimisation.base_learning_rate, records),
         weight_decay=recipe.optimisation.weight_decay,
+        factor_of=partial(rate_of, recipe.learning),
         measured=("loss/answer", "loss/slice"),
     )
     network = with_updates(model, recipe)

@@ -230,6 +230,19 @@ def freeze(model: Med2E3ForConditionalGeneration, learning: LearningSection) -> 
     )
 
 
+def rate_of(learning: LearningSection, name: str) -> float:
+    """Return the factor on the learning rate of a parameter.
+
+    Args:
+        learning: The recipe's section.
+        name: In the model, or in a model around it.
+    """
+    parts = set(name.split("."))
+    if "language_model" in parts:
+        return learning.language_rate
+    return learning.tower_rate if parts & {"vision3d", "vision2d", "question_encoder"} else 1.0
+
+
 def with_updates(model: Med2E3ForConditionalGeneration, recipe: InstructRecipe) -> nn.Module:
     """Return the model, with low-rank updates of its language model if that is how it learns.
 

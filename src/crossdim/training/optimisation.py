@@ -6,7 +6,7 @@ decay, layer ``i`` of ``n`` learns at ``decay ** (n + 1 - i)`` of the classifier
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -45,6 +45,7 @@ def parameter_groups(
     weight_decay: float,
     layers: int,
     layer_decay: float = 1.0,
+    factor_of: Callable[[str], float] = lambda name: 1.0,
 ) -> list[dict[str, Any]]:
     """Return AdamW's parameter groups for the parameters that learn, one for each rate and decay.
 
@@ -54,12 +55,13 @@ def parameter_groups(
         weight_decay: Decay of matrices and kernels.
         layers: Number of encoder layers.
         layer_decay: Factor on the rate from each layer to the one below.
+        factor_of: Further factor on the rate of a parameter, by its name.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
-        scale = layer_decay ** (layers + 1 - layer_of(name, layers))
+        scale = layer_decay ** (layers + 1 - layer_of(name, layers)) * factor_of(name)
         decay = weight_decay if decays(name, parameter) else 0.0
         group = groups.setdefault(
             (scale, decay), {"params": [], "names": [], "lr": learning_rate * scale, "weight_decay": decay}

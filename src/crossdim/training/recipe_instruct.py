@@ -175,12 +175,25 @@ class LearningSection(Section):
         vision3d: The 3D tower (the authors freeze it in both stages).
         vision2d: The 2D tower (the authors train it in stage 2).
         question_encoder: The question encoder (the authors freeze it in both stages).
+        language_rate: Factor on the learning rate of the language model: below 1 where it was pre-trained and the
+            connectors were not.
+        tower_rate: The same for towers and question encoder.
     """
 
     language_model: Literal["full", "lora", "frozen"] = "full"
     vision3d: Literal["train", "frozen"] = "train"
     vision2d: Literal["train", "frozen"] = "train"
     question_encoder: Literal["train", "frozen"] = "train"
+    language_rate: Rate = 1.0
+    tower_rate: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _rates_have_an_effect(self) -> "LearningSection":
+        if self.language_model == "frozen" and self.language_rate != 1:
+            raise ValueError("language_rate has no effect while language_model is frozen")
+        if self.tower_rate != 1 and {self.vision3d, self.vision2d, self.question_encoder} == {"frozen"}:
+            raise ValueError("tower_rate has no effect while towers and question encoder are frozen")
+        return self
 
 
 class LoraSection(Section):

@@ -183,6 +183,7 @@ class Plan:
         learning_rate: Of the last layer, already scaled.
         weight_decay: Of matrices and kernels.
         layer_decay: Factor on the learning rate from each layer to the one below.
+        factor_of: Further factor on the learning rate of a parameter, by its name.
         measured: Names of the means in the training log.
         in_every_forward: Parts that every forward must have, so that every step trains the shared layers on both kinds.
     """
@@ -195,6 +196,7 @@ class Plan:
     learning_rate: float
     weight_decay: float
     layer_decay: float = 1.0
+    factor_of: Callable[[str], float] = lambda name: 1.0
     measured: tuple[str, ...] = ()
     in_every_forward: tuple[str, ...] = ()
 
@@ -271,6 +273,7 @@ class RunTrainer(Trainer):
                 plan.weight_decay,
                 self.network.config.num_hidden_layers,
                 plan.layer_decay,
+                plan.factor_of,
             )
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.network)
             self.optimizer = optimizer_class(groups, **options)
