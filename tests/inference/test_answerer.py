@@ -16,7 +16,8 @@ from crossdim.inference.answerer import Question
 from crossdim.inference.feature_cache import FeatureCache
 from crossdim.readers import read
 from crossdim.transforms.text import DialogueSample
-from tests.inference.toys import CONTRACT, answerer, encoder_calls, save_run, save_volume
+from crossdim.transforms.volume import VolumeContract
+from tests.inference.toys import CONTRACT, SIZE, answerer, encoder_calls, save_run, save_volume
 
 ASKED = "Is the left kidney larger?"
 CHOICES = ("yes", "no", "unclear")
@@ -195,6 +196,15 @@ def test_slices_carry_their_number_in_the_file_and_their_place_in_the_patient(ru
     assert slices[1].position_mm[2] - slices[0].position_mm[2] == pytest.approx(6.0)
 
 
+def test_slices_of_padding_have_no_score_and_no_number(tmp_path):
+    keeps_spacing = VolumeContract(size=SIZE, fit="crop_pad", spacing_mm=(2.0, 1.0, 1.0))
+    contract = CONTRACT.model_copy(update={"volume": keeps_spacing})
+    scan = save_volume(tmp_path / "scan.nii.gz", shape=(20, 24, 10), spacing=(1.0, 1.0, 2.0))
+    (slices,) = answerer(save_run(tmp_path / "run", processing={"contract": contract})).ask(scan, ASKED, CHOICES).slices
+    assert [each.index for each in slices] == [None] * 3 + list(range(10)) + [None] * 3
+    assert all((each.score == 0) == (each.index is None) for each in slices)
+
+
 def test_several_volumes_are_asked_about_together(run, tmp_path):
     model = answerer(run)
     scans = [save_volume(tmp_path / f"{seed}.nii.gz", seed) for seed in range(2)]
@@ -311,6 +321,40 @@ def test_many_questions_are_answered_as_each_by_itself(run, tmp_path):
         ]
     assert sum(found["text"].answer.probabilities.values()) == pytest.approx(1)
     assert found["later"].answer.probabilities != pytest.approx(found[f"{scans[0]}/0"].answer.probabilities)
+
+
+LANGUAGE = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        {"model_type": "phi3"},
+        {"model_type": "qwen2", "tie_word_embeddings": True},
+        {"model_type": "mistral", "sliding_window": 24},
+        {"model_type": "gpt2", "vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 1024},
+    ],
+    ids=lambda language: language["model_type"],
+)
+def test_language_models_of_any_kind_give_the_plain_answer_alone_and_in_a_batch(tmp_path, scan, language):
+    spoken = language if language["model_type"] == "gpt2" else LANGUAGE | language
+    model = answerer(save_run(tmp_path / "run", language_config=spoken))
+    tensor = CONTRACT.prepare(read(scan)).tensor
+    asked = (ASKED, "Is it there, or is it not there?")
+    turns = [Turn(question=question, choices=CHOICES, form="closed") for question in asked]
+    questions = [Question(turn.question, ((scan,),), (turn,)) for turn in turns]
+    together = {each.question.id: each.answer for each in model.answer_each(questions)}
+    written = list(model.answer_each(questions, closed="write", max_new_tokens=5))
+    for question, said in zip(asked, written, strict=True):
+        expected, _ = plain_choice(model.model, model.processor, question, CHOICES, [tensor])
+        alone = model.ask(scan, question, CHOICES)
+        for found in (alone, together[question]):
+            chances = [found.probabilities[choice] for choice in CHOICES]
+            assert chances == pytest.approx(expected.tolist(), rel=2e-3, abs=1e-5)
+        assert said.answer.text == model.ask(scan, question, max_new_tokens=5).text
 
 
 def test_closed_questions_can_be_answered_in_writing(run, scan):

@@ -64,7 +64,9 @@ def save_run(folder: Path, seed: int = 0, processing: dict | None = None, **chan
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_((0.06 if "language_model" in name else 0.15) * torch.randn_like(parameter))
-        model.language_model.model.norm.weight.mul_(0.2)  # no choice is certain
+        for name, parameter in model.language_model.named_parameters():
+            if name.endswith("model.norm.weight"):
+                parameter.mul_(0.2)  # no choice is certain
     model.save_pretrained(folder)
     processor(of, **(processing or {})).save_pretrained(folder)
     return folder

@@ -2,7 +2,8 @@
 
 The part of a prompt up to the 3D tokens of its first volume depends on the volume alone, so its keys and values are
 computed once and copied for every question. Behind it, prompts of a batch are padded on their left; a mask with a gap
-and positions counted over real tokens make this equal to reading each prompt by itself.
+and positions counted over real tokens make this equal to reading each prompt by itself. (Where attention has a limited
+reach the padding goes in front of everything.)
 """
 
 import copy
@@ -117,6 +118,7 @@ class PromptReader:
 
     def __init__(self, model: Med2E3ForConditionalGeneration, processor: Med2E3Processor) -> None:
         self.model, self.processor = model, processor
+        self._windowed = _has_windows(model.config.get_text_config())
 
     def shared_ids(self, prompt: Prompt, visual: VisualFeatures) -> tuple[int, ...]:
         """Return the ids up to and including the 3D tokens of the first volume; empty if there are none.
@@ -155,6 +157,8 @@ class PromptReader:
                 torch.tensor(images, device=device) if images else None,
             )
             shared = len(self.shared_ids(prompts[0], visual))
+            if self._windowed and len({len(one) for one in ids}) > 1:
+                shared = 0  # a gap would count as distance, so prompts are padded in front of everything
             laid, mask = _aligned(embeds, [len(one) for one in ids], shared)
         numbers: dict[int, int] = {}
         first = tuple(numbers.setdefault(prompt.volumes[0], len(numbers)) if shared else 0 for prompt in prompts)
@@ -332,6 +336,12 @@ def _by_prompt(prompts: Sequence[Prompt], scores: Tensor | None) -> tuple[tuple[
         return ((),) * len(prompts)
     rows = iter(scores.float().tolist())
     return tuple(tuple(next(rows) for _ in prompt.volumes) for prompt in prompts)
+
+
+def _has_windows(config: Any) -> bool:
+    """Return whether a language model's attention reaches back over a limited distance only."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None
 
 
 def _rows_of(cache: Any, rows: Sequence[int]) -> Any:
