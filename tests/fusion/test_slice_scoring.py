@@ -1,5 +1,7 @@
 """TG-IS against its definition, written out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -195,3 +197,38 @@ def test_an_index_or_a_question_that_does_not_fit_is_refused():
     with pytest.raises(ContractError, match="2 questions: guide 1 volume placeholders"):
         check_index(index[:1], 3, question, asks=True)
     check_index(index, 3, None, asks=False)
+
+
+@pytest.mark.parametrize("weights", ["tgis", "tgis_2d_only", "tgis_3d_only", "learned", "uniform", "max", "top_k"])
+def test_padding_has_no_weight_and_changes_nothing_behind_the_scores(weights):
+    visual, connector, question = scene()
+    padded = torch.zeros(2, SLICES, dtype=torch.bool)
+    padded[0, :2] = padded[1, 5:] = True
+    scorer = SliceScorer(weights, "2d" if weights == "tgis_2d_only" else "both", DIM, top_k=SLICES).eval()
+    z_2d, scores, _ = scorer(replace(visual, padded=padded), connector.fc2, question, torch.arange(2))
+    assert not scores[padded].any()
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(2))
+    other = visual.hidden_2d.masked_fill(padded[..., None, None], 7.0)
+    again = scorer(replace(visual, hidden_2d=other, padded=padded), connector.fc2, question, torch.arange(2))
+    torch.testing.assert_close(again[0], z_2d)
+    torch.testing.assert_close(again[1], scores)
+
+
+def test_without_padding_the_mask_changes_nothing():
+    visual, connector, question = scene()
+    scorer = SliceScorer("tgis", "both", DIM).eval()
+    plain = scorer(visual, connector.fc2, question, torch.arange(2))
+    nothing = torch.zeros(2, SLICES, dtype=torch.bool)
+    masked = scorer(replace(visual, padded=nothing), connector.fc2, question, torch.arange(2))
+    assert all(torch.equal(one, other) for one, other in zip(plain, masked, strict=True))
+
+
+def test_the_slice_loss_is_finite_where_slices_are_padding():
+    visual, connector, question = scene()
+    padded = torch.arange(SLICES).expand(2, -1) >= 6
+    logits = SliceScorer("tgis", "both", DIM)(replace(visual, padded=padded), connector.fc2, question, torch.arange(2))[
+        2
+    ]
+    targets = torch.zeros(2, SLICES)
+    targets[:, 3] = 1
+    assert torch.isfinite(slice_loss(logits, targets))

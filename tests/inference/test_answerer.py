@@ -370,6 +370,26 @@ def test_letters_stand_for_the_choices_where_the_model_learned_so(tmp_path, scan
     assert set(answer.probabilities) == set(CHOICES)
 
 
+def test_a_model_is_fetched_from_a_hub_only_where_the_name_says_so(run, tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(name, allow_patterns):
+        fetched.append(name)
+        assert not any(
+            pattern.endswith((".bin", ".py", "*")) and "tokenizer" not in pattern for pattern in allow_patterns
+        )
+        return str(run)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert load_answerer("hf:hospital/answers", device="cpu", cache=None).name == "hf:hospital/answers"
+    with pytest.raises(ReadError, match="is not a folder"):
+        load_answerer("hospital/answers")
+    assert fetched == ["hospital/answers"]
+    monkeypatch.undo()
+    with pytest.raises(ReadError, match=r"hf:no such/name/at all: cannot be fetched \("):
+        load_answerer("hf:no such/name/at all")
+
+
 def test_a_model_for_questions_neither_predicts_nor_embeds(run):
     with pytest.raises(ContractError, match=r"answers questions, and is neither.*crossdim ask"):
         load_predictor(run)

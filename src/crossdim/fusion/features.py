@@ -18,16 +18,20 @@ class TowerFeatures:
         tokens_2d: ``(volumes, slices, tokens, dim)`` of the 2D encoder.
         rows: Rows of pooled 3D tokens along the slice axis; 0 without a 3D encoder.
         images: ``(images, tokens, dim)`` of the 2D encoder.
+        padded: ``(volumes, slices)``, True where a slice is padding; None where none is.
     """
 
     tokens_3d: Tensor | None = None
     tokens_2d: Tensor | None = None
     rows: int = 0
     images: Tensor | None = None
+    padded: Tensor | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> "TowerFeatures":
         """Return the features on another device or of another dtype, as :meth:`torch.Tensor.to` does."""
         moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in _tensors(self).items()}
+        if self.padded is not None:
+            moved["padded"] = moved["padded"].bool()
         return replace(self, **moved)
 
     @staticmethod
@@ -52,12 +56,14 @@ class VisualFeatures:
         hidden_2d: ``(volumes, slices, tokens, dim)``, before the 2D connector's second map.
         rows: Rows of 3D tokens along the slice axis.
         images: ``(images, tokens, dim)``.
+        padded: ``(volumes, slices)``, True where a slice is padding; None where none is.
     """
 
     z_3d: Tensor | None = None
     hidden_2d: Tensor | None = None
     rows: int = 0
     images: Tensor | None = None
+    padded: Tensor | None = None
 
     @property
     def volumes(self) -> int:

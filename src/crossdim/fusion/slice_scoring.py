@@ -9,13 +9,14 @@ and the 2D connector's second map is linear, so it may follow the weighted sum (
 which matters only under dropout).
 
 Differs from the authors' code: rows are found by position, for any number of slices and rows (theirs are 8 slices to a
-row, 4 rows); several questions may ask about one volume; the softmax is taken in float32.
+row, 4 rows); several questions may ask about one volume; slices that are padding
+have no score; the softmax is taken in float32.
 """
 
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -113,13 +114,16 @@ def slice_loss(
 
 
 def strongest_slices(
-    slices: Float[Tensor, "volumes slices tokens dim"],
+    slices: Float[Tensor, "volumes slices tokens dim"], padded: Bool[Tensor, "volumes slices"] | None = None
 ) -> tuple[Float[Tensor, "volumes tokens dim"], Float[Tensor, "volumes slices"]]:
     """Return the largest value of each feature over the slices, and the share of them that each slice supplied.
 
     Args:
         slices: Connected 2D tokens.
+        padded: True where a slice is padding and does not count.
     """
+    if padded is not None:
+        slices = slices.masked_fill(padded[..., None, None], torch.finfo(slices.dtype).min)
     largest, place = slices.max(dim=1)
     place = place.flatten(1)
     counts = torch.zeros(slices.shape[:2], device=slices.device).scatter_add(1, place, torch.ones_like(place).float())
@@ -157,13 +161,15 @@ class SliceScorer(nn.Module):
         keys: Float[Tensor, "volumes slices dim"],
         question: Float[Tensor, "placeholders dim"] | None,
         volume_index: Int[Tensor, " placeholders"],
+        padded: Bool[Tensor, "volumes slices"] | None = None,
     ) -> tuple[Float[Tensor, "placeholders slices"], Float[Tensor, "placeholders slices"]]:
-        """Score the slices.
+        """Score the slices; padding gets nothing.
 
         Args:
             keys: What speaks for each slice.
             question: Text feature of each placeholder's question.
             volume_index: Which volume each placeholder shows.
+            padded: True where a slice is padding.
 
         Returns:
             Scores, and the logits whose softmax they are (before a choice of the k best), at least float32.
@@ -174,6 +180,8 @@ class SliceScorer(nn.Module):
             assert question is not None
             relevance = torch.einsum("psd,pd->ps", keys[volume_index], question.to(keys.dtype))
         logits = relevance.to(torch.promote_types(relevance.dtype, torch.float32)) / self.temperature
+        if padded is not None:
+            logits = logits.masked_fill(padded[volume_index], torch.finfo(logits.dtype).min)
         if self.weights != "top_k":
             return logits.softmax(dim=1), logits
         best = logits.topk(min(self.top_k, logits.shape[1]), dim=1)
@@ -205,15 +213,16 @@ class SliceScorer(nn.Module):
         hidden = visual.hidden_2d
         assert hidden is not None
         if self.weights == "max":
-            largest, share = strongest_slices(second_map(hidden))
+            largest, share = strongest_slices(second_map(hidden), visual.padded)
             return largest[volume_index], share[volume_index], None
         logits = None
         if self.weights == "uniform":
-            weights = scores = hidden.new_full((len(volume_index), hidden.shape[1]), 1 / hidden.shape[1])
+            counted = hidden.new_ones(hidden.shape[:2]) if visual.padded is None else (~visual.padded).to(hidden)
+            weights = scores = (counted / counted.sum(dim=1, keepdim=True).clamp_min(1))[volume_index]
         else:
             means = second_map(hidden.mean(dim=2))
             keys = slice_keys(self.key, visual.z_3d, visual.rows, means, hidden.shape[2])
-            scores, logits = self.scores(keys, question, volume_index)
+            scores, logits = self.scores(keys, question, volume_index, visual.padded)
             weights = F.dropout(scores, self.dropout, self.training).to(hidden.dtype)
         summed = weighted_slices(weights, hidden, volume_index)
         z_2d = F.linear(summed, second_map.weight) + weights.sum(dim=1)[:, None, None] * second_map.bias

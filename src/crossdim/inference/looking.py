@@ -181,8 +181,11 @@ class Looker:
                 continue
             values = torch.stack([prepared[place].tensor for place in chosen]).to(self.model.device)
             with computing(self.model):
-                volumes, images = (values, None) if kind == "volume" else (None, values)
-                together = self.model.encode_towers(volumes, images)
+                if kind == "volume":
+                    padded = torch.stack([prepared[place].padded_slices for place in chosen]).to(values.device)
+                    together = self.model.encode_towers(values, padded_slices=padded)
+                else:
+                    together = self.model.encode_towers(None, values)
             for row, place in enumerate(chosen):
                 yield place, _row(together, row)
 

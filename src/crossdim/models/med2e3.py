@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -57,9 +57,7 @@ class Med2E3Output(ModelOutput):
         loss: ``answer + slice_loss_weight * slice``.
         losses: The parts without weights.
         logits: ``(batch, tokens, vocabulary)``.
-        past_key_values: The language model's cache.
-        hidden_states: Of the language model, if asked for.
-        attentions: Of the language model, if asked for.
+        past_key_values, hidden_states, attentions: Of the language model, if asked for.
         slice_scores: ``(placeholders, slices)``, each row sums to one; None without a 2D encoder.
         slice_logits: The same before the softmax; None where scores have none.
     """
@@ -79,12 +77,12 @@ class Med2E3Inputs(TypedDict, total=False):
 
     Attributes:
         position_ids: ``(batch, tokens)``; by default counted over real tokens.
-        volume_index: ``(placeholders,)``: which volume each placeholder shows, in reading order over the batch; by
-            default the k-th shows the k-th.
-        image_index: Likewise for images.
+        volume_index, image_index: ``(placeholders,)``: which volume or image each placeholder shows, in reading order
+            over the batch; by default the k-th shows the k-th.
         question_ids: ``(placeholders, length)``: the question that guides each volume's scores, in the ids of the
             question encoder (of the language model for ``llm_mean``).
         question_mask: 1 for a real token of these.
+        padded_slices: ``(volumes, slices)``, True where a slice is padding and gets no score.
         slice_targets: ``(placeholders, slices)``: 1 for a slice that shows the answer, 0 for another one, -1 or NaN
             where nothing is known.
         tower: Encoder features, in place of volumes and images.
@@ -98,6 +96,7 @@ class Med2E3Inputs(TypedDict, total=False):
     image_index: Tensor | None
     question_ids: Tensor | None
     question_mask: Tensor | None
+    padded_slices: Tensor | None
     slice_targets: Tensor | None
     tower: TowerFeatures | None
     visual: VisualFeatures | None
@@ -204,12 +203,14 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         voxel_values: Float[Tensor, "volumes channels depth height width"] | None = None,
         pixel_values: Float[Tensor, "images image_channels rows columns"] | None = None,
+        padded_slices: Bool[Tensor, "volumes depth"] | None = None,
     ) -> TowerFeatures:
         """Encode volumes and images: all that is expensive and independent of the question.
 
         Args:
             voxel_values: Volumes, slices along the first spatial axis.
             pixel_values: Images.
+            padded_slices: True where a slice is padding and gets no score.
 
         Raises:
             ContractError: Images, but no 2D encoder.
@@ -234,7 +235,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.vision2d is None:
                 raise ContractError("images", "this model has no 2D encoder", "Use a model with fusion both or 2d_only")
             images = encode_slices(self.vision2d, pixel_values, view)
-        return TowerFeatures(tokens_3d, tokens_2d, rows, images)
+        return TowerFeatures(tokens_3d, tokens_2d, rows, images, padded_slices)
 
     def connect(self, tower: TowerFeatures) -> VisualFeatures:
         """Map encoder features to the language model's width.
@@ -245,7 +246,7 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         z_3d = None if tower.tokens_3d is None else self.connector3d(tower.tokens_3d)
         hidden = None if tower.tokens_2d is None else self.connector2d.hidden(tower.tokens_2d)
         images = None if tower.images is None else self.connector2d(tower.images)
-        return VisualFeatures(z_3d, hidden, tower.rows, images)
+        return VisualFeatures(z_3d, hidden, tower.rows, images, tower.padded)
 
     def encode_question(
         self,
@@ -348,11 +349,11 @@ class Med2E3ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _look(self, input_ids: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Embed text and what it shows, from the arguments of forward; visual ones are taken out of ``given``."""
         visual, tower = given.pop("visual", None), given.pop("tower", None)
-        voxel_values, pixel_values = given.pop("voxel_values", None), given.pop("pixel_values", None)
+        shown = [given.pop(name, None) for name in ("voxel_values", "pixel_values", "padded_slices")]
         ids, mask = given.pop("question_ids", None), given.pop("question_mask", None)
         volume_index, image_index = given.pop("volume_index", None), given.pop("image_index", None)
-        if visual is None and tower is None and not (voxel_values is None and pixel_values is None):
-            tower = self.encode_towers(voxel_values, pixel_values)
+        if visual is None and tower is None and any(values is not None for values in shown):
+            tower = self.encode_towers(*shown)
         if visual is None and tower is not None:
             visual = self.connect(tower.to(self.device))
         question = self.encode_question(ids, mask) if ids is not None and self.config.uses_question else None

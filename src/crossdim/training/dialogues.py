@@ -259,14 +259,15 @@ class DialogueDataset(Dataset[DialogueSample | Failure]):
         encoded = tuple(self.encode(record, dialogue) for dialogue in dialogues)
         if self.features is not None:
             targets = tuple(self._known_targets[draw.place, dialogue.id] for dialogue in dialogues if self.find_slices)
-            return FeatureSample((), encoded, targets, tuple(map(self.features, places)))
+            return FeatureSample((), encoded, targets, features=tuple(map(self.features, places)))
         prepared = [self.files.prepared(place) for place in places]
         if self.augmentation is not None:
             turns = [turn for dialogue in dialogues for turn in dialogue.turns]
             safe = self.augmentation.safe_for(depends_on(turns))
             prepared = [safe.vary(one, generator) for one in prepared]
         targets = tuple(_targets(record, dialogue, prepared) for dialogue in dialogues) if self.find_slices else ()
-        return DialogueSample(tuple(one.tensor for one in prepared), encoded, targets)
+        padded = tuple(one.padded_slices for one in prepared) if record.kind == "volume" else ()
+        return DialogueSample(tuple(one.tensor for one in prepared), encoded, targets, padded)
 
     def remember_targets(self) -> None:
         """Find the slices that are asked about once, so that no file is needed for them afterwards."""

@@ -73,7 +73,8 @@ def tensors_of(features: TowerFeatures) -> dict[str, Tensor]:
     Args:
         features: What the towers say.
     """
-    tensors = {"tokens_3d": features.tokens_3d, "tokens_2d": features.tokens_2d, "images": features.images}
+    names = ("tokens_3d", "tokens_2d", "images", "padded")
+    tensors = {name: getattr(features, name) for name in names}
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
@@ -170,9 +171,13 @@ def _keys(dataset: DialogueDataset, hashes: FileHashes, weights: str, dtype: tor
 def _encode(
     model: Med2E3ForConditionalGeneration, dataset: DialogueDataset, place: int, arguments: TrainingArguments
 ) -> TowerFeatures:
-    values = dataset.files.prepared(place).tensor[None].to(arguments.device)
+    prepared = dataset.files.prepared(place)
+    values = prepared.tensor[None].to(arguments.device)
     with torch.autocast(arguments.device.type, torch.bfloat16) if arguments.bf16 else nullcontext():
-        found = model.encode_towers(values) if values.dim() == 5 else model.encode_towers(None, values)
+        if values.dim() == 5:
+            found = model.encode_towers(values, padded_slices=prepared.padded_slices[None].to(values.device))
+        else:
+            found = model.encode_towers(None, values)
     return found.to("cpu")
 
 

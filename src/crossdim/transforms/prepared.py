@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossdim.errors import ContractError
@@ -59,6 +60,13 @@ class Prepared:
         """Distance between neighbours along each axis: millimetres for volumes, original pixels for images."""
         matrix = self.index_map if self.affine_mm is None else self.affine_mm
         return tuple(float(length) for length in np.linalg.norm(matrix[:-1, :-1], axis=0))
+
+    @property
+    def padded_slices(self) -> Bool[Tensor, " depth"]:
+        """True for every slice along the first axis that is padding."""
+        start, stop = self.valid[0]
+        places = torch.arange(self.size[0])
+        return (places < start) | (places >= stop)
 
     def to_file_index(self, points: Float[np.ndarray, "*points axes"]) -> Float[np.ndarray, "*points axes"]:
         """Return positions in the noun's own array, as real numbers.

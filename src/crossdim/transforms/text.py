@@ -70,11 +70,13 @@ class DialogueSample:
             dialogue shows them.
         encoded: The dialogues.
         slice_targets: For each dialogue and volume the slices that are asked about, None where it is not known.
+        padded: For each volume, True where a slice is padding; empty where none is.
     """
 
     values: tuple[Float[Tensor, "channels *size"], ...]
     encoded: tuple[Encoded, ...]
     slice_targets: tuple[tuple[Bool[Tensor, " slices"] | None, ...], ...] = ()
+    padded: tuple[Bool[Tensor, " slices"], ...] = ()
 
 
 class _Stored(Part):
@@ -330,6 +332,9 @@ class Med2E3Processor:
             places = _places(samples, counted)
             if places:
                 batch["volume_index" if counted == "volumes" else "image_index"] = torch.tensor(places)
+        padded = [one for sample in samples for one in sample.padded]
+        if padded:
+            batch["padded_slices"] = torch.stack(padded)
         asking = [one.question_ids for one in encoded for _ in range(one.volumes)]
         if asking:
             batch["question_ids"] = _pad(asking, 0, "right")
