@@ -1,4 +1,4 @@
-"""A killed instruction training goes on bit by bit as if nothing had happened."""
+"""A killed instruction training goes on bit by bit as if nothing had happened; two processes learn what one learns."""
 
 import os
 import subprocess
@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from crossdim.training import instruct
 from crossdim.training.checkpoints import last_complete
+from crossdim.training.provenance import read_log
 from crossdim.training.trainer import RunTrainer
 from tests.conftest import ROOT
 from tests.training.dialogue_toys import FROZEN, PARTS, SHORT, instruct_recipe, write_dialogues
+from tests.training.test_distributed import launch
 from tests.training.test_resume import Killed, assert_same_run, kill_at
 
 SCRIPT = """
@@ -75,3 +78,21 @@ def test_a_killed_run_resumes_bit_by_bit_in_another_process(data, tmp_path):
         assert process.returncode == 0, errors
     assert "resumed" in (killed / "log.jsonl").read_text()
     assert_same_run(whole, killed)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(data, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    recipe = [
+        *PARTS, *SHORT, *FROZEN, f"features.folder={tmp_path / 'cache'}", "scoring.score_dropout=0", "batch.volumes=1",
+        "optimisation.steps=3", "logging.log_every=1",
+    ]  # fmt: skip
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    launch(1, script, data, alone, *recipe, "optimisation.accumulate=2")
+    launch(2, script, data, together, *recipe)
+    one, two = load_file(alone / "model.safetensors"), load_file(together / "model.safetensors")
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    losses = [[line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line] for run in (alone, together)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 8
