@@ -246,9 +246,45 @@ def test_more_length_than_positions_is_refused(data, tmp_path):
         instruct.run(data, tmp_path / "run", instruct_recipe("prompt.max_length=99999"), silent=True)
 
 
+def test_data_without_a_file_are_refused(data, tmp_path):
+    loaded = Manifest.load(data)
+    texts = tuple(record for record in loaded.records if record.kind == "text")
+    Manifest(loaded.header, texts).save(data.parent / "texts.jsonl")
+    with pytest.raises(RecipeError, match="has no volume and no image to ask about"):
+        instruct.run(data.parent / "texts.jsonl", tmp_path / "run", instruct_recipe(), silent=True)
+
+
+def test_volumes_of_several_channels_are_refused(data, tmp_path):
+    loaded = Manifest.load(data)
+    records = [
+        record if record.kind == "text" else record.model_copy(update={"paths": record.paths * 2})
+        for record in loaded.records
+    ]
+    Manifest(loaded.header, tuple(records)).save(data.parent / "channels.jsonl")
+    with pytest.raises(ContractError, match=r"volumes of 2 channels: do not fit Med-2E3, whose slices are grey"):
+        instruct.run(data.parent / "channels.jsonl", tmp_path / "run", instruct_recipe(), silent=True)
+
+
+def test_several_volumes_of_a_record_are_seen_together(data, tmp_path):
+    loaded = Manifest.load(data)
+    volumes = [record for record in loaded.records if record.kind == "volume"]
+    records = [
+        record.model_copy(update={"more": (other.paths,)})
+        for record, other in zip(volumes, [*volumes[1:], volumes[0]], strict=True)
+    ]
+    Manifest(loaded.header, tuple(records)).save(data.parent / "pairs.jsonl")
+    dataset = dataset_of(data.parent / "pairs.jsonl", find_slices=True)
+    sample = dataset[Draw(0, 0)]
+    assert len(sample.values) == 2
+    assert sample.slice_targets == ((None, None),) * 3  # an extent does not say in which of the two
+    assert len(dataset.files.manifest) <= len(volumes)
+    instruct.run(data.parent / "pairs.jsonl", tmp_path / "run", instruct_recipe("optimisation.steps=1"), silent=True)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("prompt.max_length=99999", r"'prompt\.max_length': is 99999, and the language model has 1024 positions"),
         ("model.vision3d.source=tiny", "'model': is given, and the model to go on from has its own"),
         ("language.source=scratch", "'language': is given"),
         ("contract.volume_size=[8, 16, 16]", "'contract': is given"),

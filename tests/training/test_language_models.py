@@ -63,7 +63,7 @@ def test_a_model_from_scratch_fits_its_tokenizer_and_the_sizes_asked_for():
     model, tokenizer = language_model(section, MANIFEST)
     assert model.config.vocab_size == len(tokenizer) <= 300
     assert model.config.hidden_size == 16
-    assert context_of(model) == 64
+    assert context_of(model.config) == 64
     assert model.config.eos_token_id == tokenizer.eos_token_id
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 

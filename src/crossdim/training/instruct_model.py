@@ -81,7 +81,7 @@ def start_from(folder: Path, recipe: InstructRecipe, training: Manifest) -> Star
             )
         setattr(config, key, value)
     saved = Med2E3Processor.from_pretrained(folder)
-    room = min(recipe.prompt.max_length or _room(config), _room(config))
+    room = _room(recipe, context_of(config.language_config))
     processor = replace(
         saved,
         prompt=recipe.prompt.style,
@@ -108,8 +108,16 @@ def report_question(training: Manifest) -> str:
     return max(sorted(asked), key=lambda question: asked[question], default="")
 
 
-def _room(config: Med2E3Config) -> int:
-    return int(getattr(config.language_config, "max_position_embeddings", 2048))
+def _room(recipe: InstructRecipe, positions: int) -> int:
+    """Return the most tokens of a dialogue."""
+    asked = recipe.prompt.max_length
+    if asked is not None and asked > positions:
+        raise RecipeError(
+            "'prompt.max_length'",
+            f"is {asked}, and the language model has {positions} positions",
+            "Give a smaller one, or a larger language.context",
+        )
+    return asked or positions
 
 
 def _stated(section: ScoringSection) -> dict[str, Any]:
@@ -147,13 +155,7 @@ def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
     )
     if config.uses_question and config.question_feature != "llm_mean" and own_tokenizer is None:
         own_tokenizer = question_tokenizer(tokenizer)
-    room = context_of(spoken)
-    if recipe.prompt.max_length is not None and recipe.prompt.max_length > room:
-        raise RecipeError(
-            "'prompt.max_length'",
-            f"is {recipe.prompt.max_length}, and the language model has {room} positions",
-            "Give a smaller one, or a larger language.context",
-        )
+    room = _room(recipe, context_of(spoken.config))
     processor = Med2E3Processor(
         contract=contract,
         tokenizer=tokenizer,
@@ -166,8 +168,8 @@ def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
         else 0,
         volume_token_id=config.volume_token_id,
         image_token_id=config.image_token_id,
-        max_length=recipe.prompt.max_length or room,
-        question_max_length=min(512, room),
+        max_length=room,
+        question_max_length=min(512, context_of(spoken.config)),
         report_question=report_question(training) or REPORT_QUESTION,
     )
     parts = {"vision3d": tower3d.model, "vision2d": tower2d.model, "question_encoder": asking.model}

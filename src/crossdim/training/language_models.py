@@ -15,7 +15,7 @@ from crossdim.training.recipe_instruct import LanguageSection
 from crossdim.transforms.prompts import SYSTEM, asked
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 PAD, START, END, USER, ASSISTANT = "<|pad|>", "<|start|>", "<|end|>", "<|user|>", "<|assistant|>"
 
@@ -185,10 +185,10 @@ def _pretrained(source: str, **options: Any) -> tuple["PreTrainedModel", Any]:
     return model, tokenizer
 
 
-def context_of(model: "PreTrainedModel") -> int:
+def context_of(config: "PreTrainedConfig") -> int:
     """Return the number of positions a language model has.
 
     Args:
-        model: Any causal language model.
+        config: Of any causal language model.
     """
-    return int(getattr(model.config, "max_position_embeddings", 2048))
+    return int(getattr(config, "max_position_embeddings", 2048))
