@@ -211,7 +211,7 @@ class _Session:
             print_json(answer)
         else:
             typer.echo()
-            for line in (*probability_lines(answer), *slice_lines(answer)):
+            for line in (*probability_lines(answer), *slice_lines(answer), *([""] if name else [])):
                 typer.echo(line)
         if not answer.complete:
             complain(f"the answer was cut off after {answer.tokens} tokens; --max-new-tokens allows more")

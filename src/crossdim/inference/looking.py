@@ -16,6 +16,7 @@ from crossdim.geometry.affine import ASSUMED_AFFINE
 from crossdim.inference.feature_cache import FeatureCache, FileHashes, contract_hash, feature_key, weights_hash
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.readers import read_channels
+from crossdim.readers.inspection import finite_range
 from crossdim.samples import Image, SliceScore, Volume
 from crossdim.transforms.contract import Prepared, PreprocessingContract
 
@@ -151,10 +152,9 @@ class Looker:
                 f"is a volume of one slice ({' x '.join(map(str, values.shape[1:]))}), and one slice shows no volume",
                 "Give the whole series, or the slice as an image (PNG, or one DICOM picture) to a model for images",
             )
-        if values.min() == values.max():
-            raise ContractError(
-                name, f"holds one value only ({values.flat[0]}), so there is nothing to see", "Check the file"
-            )
+        low, high = finite_range(values)
+        if low == high:
+            raise ContractError(name, f"holds one value only ({low:g}), so there is nothing to see", "Check the file")
         return self.contract.prepare(noun)
 
     def _key(self, content: str) -> str:
