@@ -124,7 +124,7 @@ def evaluate_dialogues(
     how = how or Evaluating()
     asked, notes = _fitting(answerer, list(_asked(part)), how.too_long)
     if not asked:
-        reason = "has no question with a known answer"
+        reason = "has no question with a known answer" + (" that is short enough" if notes else "")
         raise RecipeError(f"part of '{part.header.name}'", reason, "Choose another part, or add dialogues")
     donors = _donors([question.record for question in asked], how.seed)
     if donors is None:
