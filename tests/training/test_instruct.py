@@ -152,11 +152,19 @@ def test_an_unknown_linear_map_is_refused(data, tmp_path):
         instruct.run(data, tmp_path / "run", recipe, silent=True)
 
 
-@pytest.mark.parametrize("mode", ["hardware.activation_checkpointing=true", "hardware.precision=bf16"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ["hardware.activation_checkpointing=true"],
+        ["hardware.activation_checkpointing=true", "learning.language_model=lora"],
+        ["hardware.precision=bf16"],
+        ["hardware.precision=bf16", *FROZEN],
+    ],
+)
 def test_memory_savers_train(data, tmp_path, mode, monkeypatch):
     # accelerate rebuilds model outputs from a dict in their first field, which their annotations do not allow for.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    run = instruct.run(data, tmp_path / "run", instruct_recipe(mode, "optimisation.steps=2"), silent=True)
+    run = instruct.run(data, tmp_path / "run", instruct_recipe(*mode, "optimisation.steps=2"), silent=True)
     assert all(line["loss"] < 10 for line in log(run) if "loss" in line)
 
 
