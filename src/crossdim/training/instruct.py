@@ -3,9 +3,9 @@
 Stage 1 trains the connectors on captions, stage 2 goes on from it with instructions (``med2e3-stage1`` and
 ``med2e3-stage2`` state the authors' schedule); with small parts, one stage from random weights is enough.
 
-Differs from the authors' code: several questions about a volume share one forward of the towers; the map of the question
-is saved and loaded with the rest (theirs forgets it); the weights of a step count learned tokens, whatever the batch
-sizes; flips are left out where they would make an answer false; validation chooses the checkpoint.
+Differs from the authors' code: several questions about a volume share one forward of the towers; the map of the
+question is saved and loaded with the rest (theirs forgets it); flips are left out where they would make an answer
+false; validation chooses the checkpoint; their rotations by right angles are not there.
 """
 
 from dataclasses import dataclass
