@@ -151,6 +151,7 @@ def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
         question_config=asking.config(contract) if asks and weights not in ("uniform", "max", "learned") else None,
         volume_token_id=placeholder,
         image_token_id=placeholder + 1,
+        initializer_range=spoken.config.initializer_range,  # maps into the language model's width
         **scoring,
     )
     if config.uses_question and config.question_feature != "llm_mean" and own_tokenizer is None:

@@ -133,6 +133,7 @@ def _from_scratch(section: LanguageSection, training: Manifest) -> tuple["PreTra
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=sizes["hidden_size"] ** -0.5,  # the usual 0.02 is for widths in the thousands
         **cast("Any", sizes),
     )
     return LlamaForCausalLM(config), tokenizer

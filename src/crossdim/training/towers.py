@@ -129,8 +129,11 @@ def question_encoder(section: QuestionSection, vocab_size: int) -> tuple[Tower, 
     from transformers import BertConfig
 
     if section.source in section.NAMED:
-        sizes = section.stated() if section.source == "bert-base" else TINY_QUESTION | section.stated()
-        config = BertConfig(vocab_size=vocab_size, **cast("Any", sizes))
+        sizes: dict[str, Any] = {**section.stated()}
+        if section.source == "tiny":
+            sizes = TINY_QUESTION | sizes
+            sizes["initializer_range"] = sizes["hidden_size"] ** -0.5  # BERT's 0.02 is for its own width
+        config = BertConfig(vocab_size=vocab_size, **sizes)
         return Tower(lambda contract: config, ()), None
     found = _loaded("model.question.source", section.source)
     if found.config_class.model_type != "bert":
