@@ -157,15 +157,23 @@ def test_shared_volumes_add_up_their_gradients():
     torch.testing.assert_close(slices.grad, expected)
 
 
-def test_the_slice_loss_is_the_negative_log_of_the_mass_on_the_true_slices():
+def test_the_slice_loss_is_the_divergence_from_equal_weight_on_the_true_slices():
     logits = torch.randn(4, 5, requires_grad=True)
     targets = torch.tensor([[0, 1, 1, 0, 0], [-1, -1, -1, -1, -1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]).float()
     targets[1, 0] = float("nan")
     loss = slice_loss(logits, targets)
-    torch.testing.assert_close(loss, -logits.softmax(1)[0, 1:3].sum().log() / 2)
+    found, equal = logits.softmax(1), torch.tensor([[0, 0.5, 0.5, 0, 0], [0.2] * 5])
+    divergence = torch.nn.functional.kl_div(found[[0, 3]].log(), equal, reduction="batchmean")
+    torch.testing.assert_close(loss, divergence)
     loss.backward()
     assert logits.grad.isfinite().all()
     torch.testing.assert_close(slice_loss(logits, targets.nan_to_num(-1).long()), loss)
+
+
+def test_the_slice_loss_vanishes_where_the_true_slices_share_the_weight():
+    logits = torch.tensor([[-99.0, 3.0, 3.0, -99.0]])
+    assert slice_loss(logits, torch.tensor([[0, 1, 1, 0]])) < 1e-6
+    assert slice_loss(torch.tensor([[-99.0, 9.0, 0.0, -99.0]]), torch.tensor([[0, 1, 1, 0]])) > 1
 
 
 def test_without_true_slices_the_slice_loss_is_zero_and_still_has_a_graph():

@@ -100,7 +100,10 @@ def slice_loss(
     logits: Float[Tensor, "placeholders slices"],
     targets: Float[Tensor, "placeholders slices"] | Int[Tensor, "placeholders slices"],
 ) -> Float[Tensor, ""]:
-    """Return ``-log`` of the score mass on the true slices, averaged over placeholders that have true slices.
+    """Return how far scores are from equal weight on the true slices, averaged over placeholders that have some.
+
+    It is the Kullback-Leibler divergence of the scores from that distribution: zero only if the true slices share all
+    the weight equally. (The mass on the true slices alone would be content with a single one of them.)
 
     Args:
         logits: Scores before the softmax.
@@ -109,8 +112,9 @@ def slice_loss(
     true = targets > 0.5
     known = true.any(dim=1)
     logits, true = logits[known], true[known]
-    mass = logits.masked_fill(~true, float("-inf")).logsumexp(dim=1)
-    return (logits.logsumexp(dim=1) - mass).sum() / max(1, len(logits))
+    count = true.sum(dim=1)
+    mean = logits.masked_fill(~true, 0).sum(dim=1) / count
+    return (logits.logsumexp(dim=1) - mean - count.log()).sum() / max(1, len(logits))
 
 
 def strongest_slices(
