@@ -18,18 +18,19 @@ goes on. Each run stays below 30 minutes on two cores.
 import argparse
 import json
 import os
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import crossdim
+from crossdim.datasets.anatomy_asking import QuestionType
 from crossdim.datasets.anatomy_cases import Case
-from crossdim.datasets.anatomy_questions import AnatomyOptions, QuestionType, build_anatomy_questions
+from crossdim.datasets.anatomy_questions import AnatomyOptions, build_anatomy_questions
 from crossdim.datasets.anatomy_seen import Rules
 from crossdim.datasets.anatomy_views import Views
 from crossdim.datasets.labelmaps import read_names
@@ -40,7 +41,7 @@ from crossdim.inference import load_answerer
 from crossdim.models.uni4eye import Uni4EyeForPreTraining
 from crossdim.training import instruct, pretrain
 from crossdim.training.configs import model_config
-from crossdim.training.dialogue_evaluation import DialogueEvaluation, Evaluating, evaluate_dialogues
+from crossdim.training.dialogue_evaluation import Evaluating, evaluate_dialogues
 from crossdim.training.provenance import git_commit
 from crossdim.training.recipe import PretrainRecipe
 from crossdim.training.recipe_files import load_recipe
@@ -84,6 +85,7 @@ INSTRUCT = (
     "model.question.num_attention_heads=4",
     "model.question.intermediate_size=192",
     "learning.vision3d=frozen",
+    "scoring.temperature=1.0",
     "prompt.style=chat",
     "optimisation.base_learning_rate=1.5e-2",
     "optimisation.betas=[0.9, 0.98]",
@@ -211,13 +213,13 @@ def vqa_rad(data: Path, folder: Path) -> Manifest:
 
 SETS = {
     "hippocampus": Set(hippocampus, (16, 32, 32), "PIL", (4, 8, 8), tuple(ARMS),
-                       ("batch.volumes=24", "batch.questions_per_volume=4", "optimisation.steps=500")),
+                       ("batch.volumes=16", "batch.questions_per_volume=4", "optimisation.steps=450")),
     "heads": Set(heads, (24, 48, 48), "SPL", (4, 12, 12), ("tgis", "tgis-slices", "uniform"),
-                 ("batch.volumes=16", "batch.questions_per_volume=8", "optimisation.steps=500")),
+                 ("batch.volumes=16", "batch.questions_per_volume=8", "optimisation.steps=400")),
     "reports": Set(reports, (16, 32, 32), "PIL", (4, 8, 8), ("tgis-slices",),
-                   ("batch.volumes=24", "batch.questions_per_volume=3", "optimisation.steps=400")),
+                   ("batch.volumes=24", "batch.questions_per_volume=3", "optimisation.steps=300")),
     "vqa_rad": Set(vqa_rad, None, "", (4, 16, 16), ("tgis",),
-                   ("batch.images=24", "batch.questions_per_volume=4", "optimisation.steps=300")),
+                   ("batch.images=24", "batch.questions_per_volume=4", "optimisation.steps=200")),
 }  # fmt: skip
 
 
@@ -328,17 +330,17 @@ def questions(name: str, data: Path, work: Path) -> Manifest:
     return Manifest.load(folder / "manifest.jsonl")
 
 
-def predictions(found: DialogueEvaluation) -> dict[str, dict[str, object]]:
+def predictions(said: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what was said to each question, with the slice that scored highest.
 
     Args:
-        found: All of it.
+        said: By the evaluation.
     """
     kept = ("answer", "prediction", "blind", "shuffled", "type", "patient_id")
     return {
         each["id"]: {key: each[key] for key in kept if key in each}
         | {"best_slice": [max(of, key=lambda one: one["score"])["index"] for of in each["slices"] if of]}
-        for each in found.predictions
+        for each in said
     }
 
 
@@ -357,16 +359,22 @@ def run_one(name: str, arm: str, seed: int, given: argparse.Namespace, out: Path
     run, recipe = train(name, arm, seed, given.data, work)
     own = questions(name, given.data, work)
     target = own.split("test") if given.held_out is None else Manifest.load(given.held_out)
-    found = evaluate_dialogues(load_answerer(run), target, own.split("train"), Evaluating(seed=seed, batch=64))
-    report = found.to_dict()
-    report["answers"].pop("items", None)
+    if given.held_out is None:  # every run ends with its evaluation on the test part
+        report = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+        said = [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    else:
+        found = evaluate_dialogues(load_answerer(run), target, own.split("train"), Evaluating(seed=seed, batch=64))
+        report, said = found.to_dict(), list(found.predictions)
+    for part in report.values():
+        if isinstance(part, dict):
+            part.pop("items", None)  # by id below
     document = {
         "benchmark": "med2e3",
         "set": name,
         "arm": arm,
         "seed": seed,
         "evaluated_on": target.header.name,
-        "config": re.sub(r"[^\s\"]*/runs/", "runs/", recipe.model_dump_json()),
+        "config": json.loads(recipe.model_dump_json().replace(str(work), "runs")),
         "pretraining": list(PRETRAIN) if arm.endswith("pretrained") else None,
         "training_records": len(own.split("train")),
         "test_records": len(target),
@@ -376,7 +384,7 @@ def run_one(name: str, arm: str, seed: int, given: argparse.Namespace, out: Path
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - started, 1),
         "report": report,
-        "predictions": predictions(found),
+        "predictions": predictions(said),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_suffix(".tmp")

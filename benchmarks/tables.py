@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
+from benchmarks.tables_med2e3 import med2e3
 from crossdim.metrics.classification import paired_bootstrap
 
 HERE = Path(__file__).parent
@@ -144,7 +145,9 @@ def main() -> None:
     """Write the page."""
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     temporary = PAGE.with_suffix(".tmp")
-    temporary.write_text(HEAD + retinamnist(HERE / "results" / "retinamnist"), encoding="utf-8")
+    results = HERE / "results"
+    page = retinamnist(results / "retinamnist") + med2e3(results / "med2e3", results / "med2e3_cost" / "cost.json")
+    temporary.write_text(HEAD + page, encoding="utf-8")
     temporary.replace(PAGE)
 
 
