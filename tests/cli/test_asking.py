@@ -218,22 +218,28 @@ def test_a_chat_prompt_needs_a_chat_template(crossdim, scan, tmp_path):
     assert "prompt=vicuna" in line
 
 
-def test_answers_are_evaluated_by_command(crossdim, run, tmp_path):
+def write_questions(folder, name, splits, question=ASKED, closed=True):
+    """Write a manifest of one question about each of some volumes, all of different patients."""
     records = []
-    for place in range(4):
-        save_volume(tmp_path / f"{place}.nii.gz", place)
+    for place, split in enumerate(splits):
+        save_volume(folder / f"{name}-{place}.nii.gz", place)
+        form = {"choices": ("yes", "no"), "form": "closed"} if closed else {}
         turn = Turn(
-            question=ASKED, answer=("yes", "no")[place % 2], choices=("yes", "no"), form="closed", type="size",
-            extent_mm=(0, 20, 0, 24, 6, 16),
-        )  # fmt: skip
+            question=question, answer=("yes", "no")[place % 2], type="size", extent_mm=(0, 20, 0, 24, 6, 16), **form
+        )
         records.append(
             Record(
-                id=f"r{place}", patient_id=f"p{place}", split=("train", "test")[place // 2], kind="volume",
-                paths=(f"{place}.nii.gz",), dialogues=(Dialogue(id="a", turns=(turn,)),),
+                id=f"r{place}", patient_id=f"p{place}", split=split, kind="volume",
+                paths=(f"{name}-{place}.nii.gz",), dialogues=(Dialogue(id="a", turns=(turn,)),),
             )
         )  # fmt: skip
-    Manifest(Header(name="toy", root=str(tmp_path)), tuple(records)).save(tmp_path / "toy.jsonl")
-    arguments = ("evaluate", run, tmp_path / "toy.jsonl", "--bootstrap", "100", "--out", tmp_path / "out")
+    Manifest(Header(name=name, root=str(folder)), tuple(records)).save(folder / f"{name}.jsonl")
+    return folder / f"{name}.jsonl"
+
+
+def test_answers_are_evaluated_by_command(crossdim, run, tmp_path):
+    manifest = write_questions(tmp_path, "toy", ("train", "train", "test", "test"))
+    arguments = ("evaluate", run, manifest, "--bootstrap", "100", "--out", tmp_path / "out")
     told = crossdim(*arguments)
     assert told.exit_code == 0, told.stderr
     assert "beside blind" in told.stdout
@@ -241,3 +247,39 @@ def test_answers_are_evaluated_by_command(crossdim, run, tmp_path):
     assert printed["answers"]["forms"]["closed"]["predictors"].keys() == {"model", "blind", "shuffled"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "predictions.jsonl", "report.html"}
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == printed
+
+
+def test_data_from_elsewhere_are_compared_with_what_training_makes_one_expect(crossdim, run, tmp_path):
+    training = write_questions(tmp_path, "training", ("train", "train"))
+    elsewhere = write_questions(tmp_path, "elsewhere", (None, None))
+    evaluate = ("evaluate", run, elsewhere, "--split", "all", "--bootstrap", "100", "--json")
+    alone = json.loads(crossdim(*evaluate).stdout)
+    assert "blind" not in alone["answers"]["forms"]["closed"]["predictors"]
+    assert any(note.startswith("No blind baseline") for note in alone["notes"])
+    beside = json.loads(crossdim(*evaluate, "--training", training).stdout)
+    assert beside["answers"]["forms"]["closed"]["predictors"].keys() == {"model", "blind", "shuffled"}
+    assert not beside["notes"]
+    assert beside["slices"]["scorers"].keys() - alone["slices"]["scorers"].keys() == {"prior"}
+
+
+def test_questions_without_room_are_refused_by_name_or_left_out_and_counted(crossdim, run, tmp_path):
+    manifest = write_questions(tmp_path, "long", ("test",), question="why " * 500)
+    line = refused(crossdim("evaluate", run, manifest))
+    assert "question 'r0/a': context overflow" in line
+    assert "that is short enough" in refused(crossdim("evaluate", run, manifest, "--too-long", "skip"))
+
+
+def test_bertscore_is_measured_by_the_encoder_that_is_named_and_named_beside_the_numbers(crossdim, run, tmp_path):
+    from transformers import BertConfig, BertModel
+
+    from tests.inference.toys import tokenizer
+
+    manifest = write_questions(tmp_path, "open", ("train", "test"), closed=False)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(tokenizer()), **sizes)).save_pretrained(tmp_path / "encoder")
+    tokenizer().save_pretrained(tmp_path / "encoder")
+    arguments = ("evaluate", run, manifest, "--bootstrap", "100", "--json", "--bertscore")
+    found = json.loads(crossdim(*arguments, tmp_path / "encoder").stdout)
+    assert "bertscore" in found["answers"]["forms"]["open"]["predictors"]["model"]["micro"]
+    assert any(note.startswith(f"BERTScore by the encoder in {tmp_path / 'encoder'}") for note in found["notes"])
+    assert "no folder with a language model" in refused(crossdim(*arguments, tmp_path / "nowhere"))

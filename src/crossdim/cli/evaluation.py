@@ -14,6 +14,7 @@ from crossdim.errors import RecipeError
 if TYPE_CHECKING:
     from crossdim.datasets.manifest import Manifest
     from crossdim.inference import Answerer, Predictor
+    from crossdim.metrics.dialogues import Similarity
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
             "crossdim evaluate runs/grader graded.jsonl --split test",
             "crossdim evaluate runs/grader other_clinic.jsonl --split all --out external/",
             "crossdim evaluate runs/answers questions.jsonl --split test",
+            "crossdim evaluate runs/answers other_clinic.jsonl --split all --training questions.jsonl",
         )
     )(evaluate)
 
@@ -50,6 +52,26 @@ def evaluate(
         Literal["robust", "substring"],
         typer.Option(help="Dialogues: how written closed answers are read; substring is the authors' rule."),
     ] = "robust",
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            "--training",
+            metavar="MANIFEST",
+            help="Dialogues: whose training part the blind baseline and the slices' usual place are learned from; "
+            "MANIFEST's own if left out.",
+        ),
+    ] = None,
+    too_long: Annotated[
+        Literal["refuse", "skip"],
+        typer.Option(help="Dialogues: questions for which the model has no room are refused, or left out and counted."),
+    ] = "refuse",
+    bertscore: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|packaged",
+            help="Dialogues: BERTScore by the encoder in a folder, or by the one of the extra bertscore.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Dialogues: questions that are read at once.")] = 32,
     device: Device = None,
     as_json: Json = False,
@@ -65,8 +87,8 @@ def evaluate(
     loaded = _load(model, device)
     folder = out or model / "evaluations" / f"{manifest.stem}-{split}"
     if isinstance(loaded, Answerer):
-        how = {"bootstrap": bootstrap, "seed": seed, "closed": closed, "batch": batch}
-        _evaluate_answers(loaded, (manifest, split), folder, how, rule, as_json)
+        how = {"bootstrap": bootstrap, "seed": seed, "closed": closed, "batch": batch, "too_long": too_long}
+        _evaluate_answers(loaded, (manifest, split, training), folder, how, (rule, bertscore), as_json)
     else:
         _evaluate_classes(loaded, (manifest, split), folder, (bootstrap, seed), as_json)
 
@@ -119,12 +141,14 @@ def _evaluate_classes(
 
 def _evaluate_answers(
     answerer: "Answerer",
-    data: tuple[Path, str],
+    data: tuple[Path, str, Path | None],
     folder: Path,
     how: dict[str, Any],
-    rule: Literal["robust", "substring"],
+    measured: tuple[Literal["robust", "substring"], str | None],
     as_json: bool,
 ) -> None:
+    from dataclasses import replace
+
     from crossdim.datasets.manifest import Manifest
     from crossdim.metrics.dialogues import Measures
     from crossdim.outputs.dialogues import dialogue_document, dialogue_headline
@@ -133,14 +157,16 @@ def _evaluate_answers(
     from crossdim.training.dialogue_conclusion import example_pictures, write_predictions
     from crossdim.training.dialogue_evaluation import Evaluating, evaluate_dialogues
 
-    manifest, split = data
+    manifest, split, learned_from = data
+    rule, encoder = measured
+    similarity, notes = _similarity(encoder)
     whole = Manifest.load(manifest)
     part = whole if split == "all" else whole.split(split)
-    training = whole.split("train")
+    training = (whole if learned_from is None else Manifest.load(learned_from)).split("train")
+    measures = Measures.available(rule, similarity)
     with bar(f"evaluating on {split}") as progress:
-        found = evaluate_dialogues(
-            answerer, part, training, Evaluating(**how), Measures.available(rule), progress=progress
-        )
+        found = evaluate_dialogues(answerer, part, training, Evaluating(**how), measures, progress=progress)
+    found = replace(found, notes=(*found.notes, *notes))
     write_atomic(folder / "metrics.json", json.dumps(found.to_dict(), indent=2) + "\n")
     write_predictions(found, folder / "predictions.jsonl")
     title = f"{Path(answerer.name).name} on {split} of {whole.header.name}"
@@ -161,6 +187,16 @@ def _evaluate_answers(
             ("written", str(folder / "report.html")),
         ]
     )
+
+
+def _similarity(encoder: str | None) -> "tuple[Similarity | None, tuple[str, ...]]":
+    """Return what computes BERTScore, and a note that names its model."""
+    if encoder is None:
+        return None, ()
+    from crossdim.metrics.bertscore import LocalBertScore, packaged_model
+
+    folder = packaged_model() if encoder == "packaged" else Path(encoder)
+    return LocalBertScore(folder), (f"BERTScore by the encoder in {folder}; compare it with no other encoder's.",)
 
 
 def _provenance(predictor: "Predictor | Answerer", manifest: Path, part: "Manifest", split: str) -> dict[str, str]:
