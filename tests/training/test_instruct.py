@@ -17,6 +17,7 @@ from crossdim.training.instruct_model import start_anew
 from crossdim.training.schedule import Draw
 from crossdim.transforms.augment import Augmentation
 from crossdim.transforms.text import Med2E3Processor
+from tests.inference.toys import save_run
 from tests.training.dialogue_toys import FROZEN, changed, instruct_recipe, write_dialogues
 
 
@@ -303,6 +304,26 @@ def test_several_volumes_of_a_record_are_seen_together(data, tmp_path):
 def test_what_a_start_states_already_is_refused(finished, data, tmp_path, override, message):
     with pytest.raises(RecipeError, match=message):
         instruct.run(data, tmp_path / "run", instruct_recipe(override, anew=False), finished, silent=True)
+
+
+@pytest.mark.parametrize(
+    ("built", "override", "error", "message"),
+    [
+        ({"slice_weights": "uniform"}, "slice_weights=tgis", RecipeError,
+         r"'scoring\.slice_weights': is tgis, which needs a question encoder, and the model to go on from has none"),
+        ({"fusion": "2d_only", "slice_weights": "tgis_2d_only"}, "slice_weights=tgis", RecipeError,
+         "which needs a 3D tower, and"),
+        ({"slice_weights": "uniform"}, "slice_loss_weight=1", ContractError, "has no scores to act on"),
+        ({"fusion": "3d_only"}, "slice_loss_weight=1", ContractError, "has no scores to act on"),
+    ],
+)  # fmt: skip
+def test_a_start_without_what_the_scoring_needs_is_refused_and_never_filled_at_random(
+    data, tmp_path, built, override, error, message
+):
+    start = save_run(tmp_path / "start", **built)
+    recipe = instruct_recipe(f"scoring.{override}", anew=False)
+    with pytest.raises(error, match=message):
+        instruct.run(data, tmp_path / "run", recipe, start, silent=True)
 
 
 @pytest.mark.parametrize(

@@ -160,10 +160,15 @@ class Med2E3Config(PreTrainedConfig):
         for name, config in (("vision3d_norm", self.vision3d_config), ("vision2d_norm", self.vision2d_config)):
             if getattr(self, name) is None:
                 setattr(self, name, config is not None and config.model_type == "uni4eye")
-        self._check_numbers()
+        self.check_options()
         super().__post_init__(**kwargs)
 
-    def _check_numbers(self) -> None:
+    def check_options(self) -> None:
+        """Refuse options that are out of range or cannot go together; call it after setting one.
+
+        Raises:
+            ContractError: One is.
+        """
         numbers = {
             "score_temperature": (self.score_temperature, self.score_temperature > 0, "above 0"),
             "score_top_k": (self.score_top_k, self.score_top_k > 0, "at least 1"),

@@ -62,7 +62,8 @@ def start_from(folder: Path, recipe: InstructRecipe, training: Manifest) -> Star
         training: How it asks for reports.
 
     Raises:
-        RecipeError: The recipe states what the checkpoint states already.
+        RecipeError: The recipe states what the checkpoint states already, or needs a part that it lacks.
+        ContractError: Its scoring cannot go together with the checkpoint's.
         ReadError: The folder holds no model.
     """
     for key in ("model", "language", "contract"):
@@ -70,7 +71,7 @@ def start_from(folder: Path, recipe: InstructRecipe, training: Manifest) -> Star
             raise RecipeError(f"'{key}'", "is given, and the model to go on from has its own", "Leave it out")
     folder = encoder_folder(folder)
     config = Med2E3Config.from_pretrained(folder)
-    scoring = _stated(recipe.scoring)
+    scoring, built = _stated(recipe.scoring), _built(config)
     for key, value in scoring.items():
         fixed = key in ARCHITECTURE or (key == "slice_weights" and "learned" in (value, config.slice_weights))
         if fixed and getattr(config, key) != value:
@@ -80,6 +81,13 @@ def start_from(folder: Path, recipe: InstructRecipe, training: Manifest) -> Star
                 "Leave it out, or start anew",
             )
         setattr(config, key, value)
+    config.check_options()
+    if lacking := sorted(_built(config) - built):
+        raise RecipeError(
+            "'scoring.slice_weights'",
+            f"is {config.slice_weights}, which needs a {lacking[0]}, and the model to go on from has none",
+            "Leave it out, or start anew",
+        )
     saved = Med2E3Processor.from_pretrained(folder)
     room = _room(recipe, context_of(config.language_config))
     processor = replace(
@@ -95,6 +103,16 @@ def start_from(folder: Path, recipe: InstructRecipe, training: Manifest) -> Star
         lambda: Med2E3ForConditionalGeneration.from_pretrained(folder, config=config),
         {"start": weights_hash(folder)},
     )
+
+
+def _built(config: Med2E3Config) -> set[str]:
+    """Return the parts that a model of this config has, of those that depend on how slices are weighted."""
+    needed = {
+        "3D tower": config.uses_volumes,
+        "2D tower": config.uses_slices,
+        "question encoder": config.reads_question,
+    }
+    return {part for part, need in needed.items() if need}
 
 
 def report_question(training: Manifest) -> str:
