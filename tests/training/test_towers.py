@@ -13,13 +13,17 @@ from transformers import (
     Dinov2Model,
 )
 
+from crossdim.datasets.manifest import Manifest
 from crossdim.encoders.vision3d import VisionTransformer3D, VisionTransformer3DConfig
 from crossdim.errors import ReadError, RecipeError
 from crossdim.models.uni4eye import Uni4EyeForPreTraining
 from crossdim.models.uni4eye_config import Uni4EyeConfig
-from crossdim.training.recipe_instruct import QuestionSection, Vision2DSection, Vision3DSection
+from crossdim.training.instruct_model import start_anew
+from crossdim.training.recipe_files import load_recipe
+from crossdim.training.recipe_instruct import InstructRecipe, QuestionSection, Vision2DSection, Vision3DSection
 from crossdim.training.towers import question_encoder, vision2d_tower, vision3d_tower
 from crossdim.transforms.presets import for_images, for_med2e3
+from tests.training.dialogue_toys import write_dialogues
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CONTRACT = for_med2e3((8, 32, 48))
@@ -59,6 +63,17 @@ def test_a_converted_tower_keeps_its_weights_contract_and_hash(tmp_path):
     assert tower.contract == for_med2e3((8, 32, 32))
     assert len(tower.sha256) == 64
     assert all(torch.equal(value, tower.model.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_authors_recipe_takes_the_preprocessing_of_a_converted_tower(tmp_path):
+    config = VisionTransformer3DConfig(volume_size=(8, 32, 32), volume_patch_size=(4, 16, 16), **SIZES)
+    VisionTransformer3D(config).save_pretrained(tmp_path / "tower")
+    for_med2e3((8, 32, 32)).save_pretrained(tmp_path / "tower")
+    named = ("model.vision2d.source=tiny", "model.question.source=tiny", "language.source=scratch")
+    tower = f"model.vision3d.source={tmp_path / 'tower'}"
+    recipe = load_recipe("med2e3-stage1", InstructRecipe, (tower, *named))
+    training = Manifest.load(write_dialogues(tmp_path / "data")).split("train")
+    assert start_anew(recipe, training).processor.contract == for_med2e3((8, 32, 32))
 
 
 def test_a_uni4eye_run_gives_its_encoder(tmp_path):
