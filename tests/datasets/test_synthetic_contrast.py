@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,15 @@ def test_contrast_differs_from_volume_to_volume(labels):
     orders = {tuple(np.argsort([make(labels, seed, SHARP).voxels[0][labels == v].mean() for v in range(8)]))
               for seed in range(6)}  # fmt: skip
     assert len(orders) > 3
+
+
+def test_with_the_same_means_every_volume_looks_as_if_from_one_kind_of_scan(labels):
+    alike = replace(SHARP, same_means=True)
+    means = [
+        [make(labels, seed, alike).voxels[0][labels == value].mean() for value in range(1, 8)] for seed in range(4)
+    ]
+    assert np.ptp(means, axis=0).max() < 20
+    assert np.diff(np.sort(means[0])).min() > 30
 
 
 def test_the_background_is_dark_unless_asked_otherwise(labels):

@@ -54,6 +54,9 @@ def anatomy_qa(
     synthetic: Annotated[
         int, typer.Option(help="Make this many random contrasts of each map; 0 takes the images.")
     ] = 0,
+    same_contrast: Annotated[
+        bool, typer.Option("--same-contrast", help="Give a structure the same intensity in all synthetic volumes.")
+    ] = False,
     spacing: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
@@ -91,6 +94,7 @@ def anatomy_qa(
     from crossdim.datasets.anatomy_questions import AnatomyOptions, build_anatomy_questions
     from crossdim.datasets.anatomy_seen import Rules
     from crossdim.datasets.anatomy_views import Views
+    from crossdim.datasets.synthetic_contrast import ContrastOptions
 
     cases, found = find_cases(images, labels, names, patient)
     wanted = tuple(part.strip() for part in types.split(",")) if types else TYPES
@@ -100,6 +104,7 @@ def anatomy_qa(
         rules=Rules(plane, min_slices, min_share, margin, reach),
         views=Views(fields_of_view, coverage),
         synthetic=synthetic,
+        contrast=ContrastOptions(same_means=same_contrast),
         spacing_mm=spacing,
         seed=seed,
         fractions=fractions,

@@ -23,6 +23,9 @@ _HIGHEST = 1000
 """Largest intensity of what comes out, which is whole numbers from 0 as scanners write them."""
 
 
+_GOLDEN = (5**0.5 - 1) / 2
+
+
 @dataclass(frozen=True)
 class ContrastOptions:
     """What is random about a volume, and how much.
@@ -36,6 +39,7 @@ class ContrastOptions:
         thickness_mm: Thickest slices; the thickness is drawn from the map's spacing up to this, along a random axis.
         noise: Largest deviation of noise that is added at the end, as a share of the whole range.
         dark_background: Probability that label 0 is dark, as air is, rather than drawn like the others.
+        same_means: Whether a label has the same mean intensity in every volume, as if all came from one kind of scan.
     """
 
     deviation: float = 0.06
@@ -46,6 +50,7 @@ class ContrastOptions:
     thickness_mm: float = 6.0
     noise: float = 0.03
     dark_background: float = 1.0
+    same_means: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -93,8 +98,10 @@ def _intensities(
 ) -> Float32[np.ndarray, "depth height width"]:
     there = np.flatnonzero(np.bincount(labels.ravel()))
     means = np.zeros(there[-1] + 1, np.float32)
-    level = generator.permutation(len(there)) + generator.uniform(0.25, 0.75, len(there))
-    means[there] = 0.1 + 0.9 * level / len(there)
+    level = (generator.permutation(len(there)) + generator.uniform(0.25, 0.75, len(there))) / len(there)
+    if options.same_means:
+        level = there * _GOLDEN % 1  # neighbours in number are far apart in intensity
+    means[there] = 0.1 + 0.9 * level
     deviations = generator.uniform(0, options.deviation, len(means)).astype(np.float32)
     if generator.random() < options.dark_background:
         means[0] = generator.uniform(0, 0.05)
