@@ -98,10 +98,9 @@ def _intensities(
 ) -> Float32[np.ndarray, "depth height width"]:
     there = np.flatnonzero(np.bincount(labels.ravel()))
     means = np.zeros(there[-1] + 1, np.float32)
-    level = (generator.permutation(len(there)) + generator.uniform(0.25, 0.75, len(there))) / len(there)
-    if options.same_means:
-        level = there * _GOLDEN % 1  # neighbours in number are far apart in intensity
-    means[there] = 0.1 + 0.9 * level
+    drawn = (generator.permutation(len(there)) + generator.uniform(0.25, 0.75, len(there))) / len(there)
+    # By the golden ratio, labels that are neighbours in number are far apart in intensity.
+    means[there] = 0.1 + 0.9 * (there * _GOLDEN % 1 if options.same_means else drawn)
     deviations = generator.uniform(0, options.deviation, len(means)).astype(np.float32)
     if generator.random() < options.dark_background:
         means[0] = generator.uniform(0, 0.05)
