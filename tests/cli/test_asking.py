@@ -203,6 +203,12 @@ def test_models_that_cannot_do_it_are_one_line(crossdim, run, scan, tmp_path):
     for command in (("predict", run, scan), ("embed", run, scan, "--out", tmp_path / "features.npz")):
         assert "crossdim ask" in refused(crossdim(*command))
     assert "is not a folder" in refused(crossdim("ask", scan, ASKED, "--model", tmp_path / "nowhere"))
+    assert "device 'fast': cannot be used" in refused(crossdim("ask", scan, ASKED, "--model", run, "--device", "fast"))
+    (tmp_path / "damaged").mkdir()
+    for content in ("{", "[1]", "3"):
+        (tmp_path / "damaged" / "config.json").write_text(content)
+        line = refused(crossdim("ask", scan, ASKED, "--model", tmp_path / "damaged"))
+        assert "damaged/config.json: is damaged" in line
 
 
 def test_a_chat_prompt_needs_a_chat_template(crossdim, scan, tmp_path):
@@ -247,6 +253,10 @@ def test_answers_are_evaluated_by_command(crossdim, run, tmp_path):
     assert printed["answers"]["forms"]["closed"]["predictors"].keys() == {"model", "blind", "shuffled"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "predictions.jsonl", "report.html"}
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == printed
+
+
+def test_an_evaluation_of_a_hubs_model_needs_a_place_of_its_own(crossdim, tmp_path):
+    assert "Name a folder (--out)" in refused(crossdim("evaluate", "hf:owner/name", tmp_path / "questions.jsonl"))
 
 
 def test_data_from_elsewhere_are_compared_with_what_training_makes_one_expect(crossdim, run, tmp_path):

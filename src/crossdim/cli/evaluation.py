@@ -83,7 +83,12 @@ def evaluate(
     answers predictions.jsonl.
     """
     from crossdim.inference import Answerer
+    from crossdim.inference.loading import HUB
 
+    if out is None and str(model).startswith(HUB):
+        raise RecipeError(
+            str(model), "is not on this disk, so nothing can be written inside it", "Name a folder (--out)"
+        )
     loaded = _load(model, device)
     folder = out or model / "evaluations" / f"{manifest.stem}-{split}"
     if isinstance(loaded, Answerer):

@@ -39,6 +39,7 @@ def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | An
 
     Raises:
         ReadError: The folder does not exist or holds no model.
+        ContractError: The device cannot be used.
     """
     if model_type(model_folder(Path(run_or_checkpoint))) == ANSWERS:
         return load_answerer(run_or_checkpoint, device)
@@ -57,7 +58,7 @@ def load_answerer(
 
     Raises:
         ReadError: The folder does not exist or holds no model.
-        ContractError: It holds another kind of model.
+        ContractError: It holds another kind of model, or the device cannot be used.
     """
     folder = model_folder(Path(run_or_checkpoint))
     found = model_type(folder)
@@ -84,7 +85,7 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
 
     Raises:
         ReadError: The folder does not exist or holds no model.
-        ContractError: It holds a model that answers questions.
+        ContractError: It holds a model that answers questions, or the device cannot be used.
     """
     folder = model_folder(Path(run_or_checkpoint))
     if model_type(folder) == ANSWERS:
@@ -103,7 +104,12 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
 
 
 def _place(model: torch.nn.Module, device: str | None) -> None:
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch raises each of them for a device
+        reason = str(error).strip().splitlines()[0]
+        raise ContractError(f"device '{chosen}'", f"cannot be used ({reason})", "Give cpu or cuda") from error
     torch.nn.Module.to(model.eval(), chosen)
 
 
@@ -148,5 +154,12 @@ def model_type(folder: Path) -> str:
 
     Args:
         folder: As :func:`model_folder` returns it.
+
+    Raises:
+        ReadError: ``config.json`` is damaged.
     """
-    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    path = folder / "config.json"
+    try:
+        return str(dict(json.loads(path.read_text(encoding="utf-8"))).get("model_type"))
+    except (TypeError, ValueError) as error:
+        raise ReadError(path, f"is damaged ({error})", "Give another folder, or train or convert again") from error
