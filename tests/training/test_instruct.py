@@ -2,13 +2,15 @@ import json
 from pathlib import Path
 
 import jaxtyping
+import nibabel
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from crossdim.datasets.dialogue import Turn
+from crossdim.datasets.dialogue import Dialogue, Turn
 from crossdim.datasets.manifest import Manifest
-from crossdim.errors import ContractError, RecipeError
+from crossdim.errors import ContractError, ReadError, RecipeError
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.training import instruct, pretrain
 from crossdim.training.checkpoints import last_complete
@@ -248,6 +250,47 @@ def test_a_long_dialogue_is_refused_with_the_numbers_or_left_out(data, tmp_path,
     recipe = instruct_recipe("prompt.max_length=22", "prompt.too_long=skip", "optimisation.steps=1")
     instruct.run(data, tmp_path / "skipped", recipe)
     assert "dialogues that are too long left out" in capsys.readouterr().err
+
+
+def without(data: Path, name: str, split: str, **changes) -> Path:
+    """Write a manifest in which one volume of a split is another file, or asked about in another way."""
+    loaded = Manifest.load(data)
+    place = next(n for n, record in enumerate(loaded.records) if record.kind == "volume" and record.split == split)
+    records = [record.model_copy(update=changes) if n == place else record for n, record in enumerate(loaded.records)]
+    Manifest(loaded.header, tuple(records)).save(data.parent / f"{name}.jsonl")
+    return data.parent / f"{name}.jsonl"
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fail where training begins."""
+    monkeypatch.setattr(instruct, "run_trainer", lambda *arguments: pytest.fail("it was trained"))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((32, 32, 16)), "holds one value only"),
+        (np.random.default_rng(0).normal(size=(32, 32, 1)), "is a volume of one slice"),
+        (np.full((32, 32, 16), np.nan), "holds no finite value"),
+    ],
+    ids=["all zero", "one slice", "all NaN"],
+)
+def test_a_volume_that_shows_nothing_is_refused_in_every_split_before_training(
+    data, tmp_path, untrained, split, values, message
+):
+    path = tmp_path / "blank.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), path)
+    changed_data = without(data, "blank", split, paths=(str(path),))
+    with pytest.raises(ReadError, match=message):
+        instruct.run(changed_data, tmp_path / "run", instruct_recipe(), silent=True)
+
+
+def test_a_long_question_of_the_test_split_is_refused_before_training(data, tmp_path, untrained):
+    long = Dialogue(id="long", turns=(Turn(question="why " * 2000, answer="because"),))
+    with pytest.raises(ContractError, match="dialogue 'long': context overflow"):
+        instruct.run(without(data, "long", "test", dialogues=(long,)), tmp_path / "run", instruct_recipe(), silent=True)
 
 
 def test_more_length_than_positions_is_refused(data, tmp_path):

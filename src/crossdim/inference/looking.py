@@ -125,7 +125,9 @@ class Looker:
 
     def _look(self, sources: Sequence[Files], contents: Sequence[str]) -> list[Seen]:
         opened = [read_channels(files) for files in sources]
-        prepared = [self._prepared(noun) for noun in opened]
+        for noun in opened:
+            refuse_blank(noun)
+        prepared = [self.contract.prepare(noun) for noun in opened]
         keys = [self._key(content) for content in contents]
         towers = [self._kept(key) for key in keys]
         missing = [place for place, tower in enumerate(towers) if tower is None]
@@ -142,20 +144,6 @@ class Looker:
             placed = isinstance(noun, Volume) and not np.array_equal(noun.affine, ASSUMED_AFFINE)
             seen.append(Seen(files, noun.kind, contents[place], prepared[place], visual, noun.warnings, placed))
         return seen
-
-    def _prepared(self, noun: Image | Volume) -> Prepared:
-        values = noun.voxels if isinstance(noun, Volume) else noun.pixels
-        name = noun.origin.path
-        if isinstance(noun, Volume) and min(values.shape[1:]) == 1:
-            raise ContractError(
-                name,
-                f"is a volume of one slice ({' x '.join(map(str, values.shape[1:]))}), and one slice shows no volume",
-                "Give the whole series, or the slice as an image (PNG, or one DICOM picture) to a model for images",
-            )
-        low, high = finite_range(values)
-        if low == high:
-            raise ContractError(name, f"holds one value only ({low:g}), so there is nothing to see", "Check the file")
-        return self.contract.prepare(noun)
 
     def _key(self, content: str) -> str:
         if self.cache is None:
@@ -217,6 +205,28 @@ def joined(seen: Sequence[Seen]) -> VisualFeatures:
     rows = max((each.visual.rows for each in seen), default=0)
     stacked = {name: values[0] if len(values) == 1 else torch.cat(values) for name, values in parts.items()}
     return VisualFeatures(rows=rows, **stacked)
+
+
+def refuse_blank(noun: Image | Volume) -> None:
+    """Refuse what shows nothing, whatever is asked about it.
+
+    Args:
+        noun: As it was read.
+
+    Raises:
+        ContractError: It is a volume of one slice, or holds one value only.
+    """
+    values = noun.voxels if isinstance(noun, Volume) else noun.pixels
+    name = noun.origin.path
+    if isinstance(noun, Volume) and min(values.shape[1:]) == 1:
+        raise ContractError(
+            name,
+            f"is a volume of one slice ({' x '.join(map(str, values.shape[1:]))}), and one slice shows no volume",
+            "Give the whole series, or the slice as an image (PNG, or one DICOM picture) to a model for images",
+        )
+    low, high = finite_range(values)
+    if low == high:
+        raise ContractError(name, f"holds one value only ({low:g}), so there is nothing to see", "Check the file")
 
 
 @contextmanager

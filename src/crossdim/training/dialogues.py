@@ -18,6 +18,8 @@ from crossdim.datasets.dialogue import Turn
 from crossdim.datasets.manifest import Manifest, Record
 from crossdim.errors import ContractError, CrossdimError, RecipeError
 from crossdim.fusion.features import TowerFeatures
+from crossdim.inference.looking import refuse_blank
+from crossdim.readers import read_channels
 from crossdim.training.data import Failure, RecordDataset
 from crossdim.training.schedule import Draw, Kind
 from crossdim.transforms.augment import Augmentation, LabelDependence, generator_for
@@ -206,6 +208,23 @@ class FeatureSample(DialogueSample):
     features: tuple[TowerFeatures, ...] = ()
 
 
+class AskedFiles(RecordDataset):
+    """Volumes and images that are asked about; what shows nothing is refused, as it is when a model is asked."""
+
+    def read(self, index: int) -> Prepared:
+        """Return a record as the contract makes it, from its files.
+
+        Args:
+            index: Place in the manifest.
+
+        Raises:
+            ContractError: There is nothing to see in it.
+        """
+        noun = read_channels(self.manifest.resolve(self.manifest.records[index]))
+        refuse_blank(noun)
+        return self.contract.prepare(noun)
+
+
 class DialogueDataset(Dataset[DialogueSample | Failure]):
     """Records with their dialogues, read, prepared, varied, and as token ids.
 
@@ -232,7 +251,7 @@ class DialogueDataset(Dataset[DialogueSample | Failure]):
         self.part, self.processor, self.seed = part, processor, seed
         self.augmentation, self.questions, self.find_slices = augmentation, questions, find_slices
         files, self.places = files_of(part.manifest)
-        self.files = RecordDataset(files, processor.contract, {}, seed, cache_bytes=cache_bytes)
+        self.files = AskedFiles(files, processor.contract, {}, seed, cache_bytes=cache_bytes)
         self.features: Callable[[int], TowerFeatures] | None = None
         """What frozen towers say about a file, in place of the file."""
         self._known_targets: dict[tuple[int, str], tuple[Bool[Tensor, " slices"] | None, ...]] = {}

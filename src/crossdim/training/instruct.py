@@ -118,7 +118,7 @@ def run(manifest: Path, out: Path, recipe: InstructRecipe, start: Path | None = 
     facts = facts_of(parts.together, begin.processor.contract, folder, announcer, **begin.weights)
     folder.refuse_other_facts(facts)
     datasets = make_datasets(parts, begin, recipe, announcer)
-    for dataset in datasets.values():
+    for dataset in (*datasets.values(), *_tested(parts, begin, recipe)):
         open_data(dataset.files, recipe.hardware.workers, folder, announcer)
     set_seed(recipe.seed)
     trainer = make_trainer(begin.build(), datasets, recipe, folder, announcer)
@@ -176,6 +176,12 @@ def make_datasets(
             cache_bytes=int(share * recipe.hardware.cache_gib * 2**30),
         )
     return datasets
+
+
+def _tested(parts: DialogueParts, begin: Start, recipe: InstructRecipe) -> list[DialogueDataset]:
+    """Return the samples of the test split, to look for what cannot be evaluated before anything is trained."""
+    fitting = parts.test.fitting(begin.processor, recipe.prompt.too_long)
+    return [DialogueDataset(fitting, begin.processor, recipe.seed)] if len(fitting.manifest) else []
 
 
 def _sizes(recipe: InstructRecipe) -> dict[Kind, int]:
