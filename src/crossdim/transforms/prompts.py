@@ -136,6 +136,6 @@ def _rest(text: str, start: str) -> str:
         raise ContractError(
             "chat template",
             "rewrites earlier turns when a later one is added, so answers cannot be told from questions",
-            "Use prompt=vicuna",
+            "Use prompt=vicuna (in a recipe: prompt.style=vicuna)",
         )
     return text[len(start) :]

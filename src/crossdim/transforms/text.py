@@ -143,7 +143,7 @@ class Med2E3Processor:
             raise ContractError(
                 "prompt 'chat'",
                 "needs a chat template, and the language model's tokenizer has none",
-                "Use prompt=vicuna",
+                "Use prompt=vicuna (in a recipe: prompt.style=vicuna)",
             )
         self.eos_token_id: int = found
         first = self.tokenizer("a").input_ids[:1]
