@@ -143,6 +143,26 @@ def _stated(section: ScoringSection) -> dict[str, Any]:
     return {renamed.get(key, key): value for key, value in section if value is not None}
 
 
+def _of_images(scoring: dict[str, Any]) -> dict[str, Any]:
+    """Return how images are scored where there are no volumes: each is its only slice, and nothing sees a volume.
+
+    Args:
+        scoring: As the recipe states it.
+
+    Raises:
+        RecipeError: It asks for what only volumes have.
+    """
+    alone = {"fusion": "2d_only", "slice_weights": "uniform"}
+    for key, only in alone.items():
+        if scoring.get(key, only) != only:
+            raise RecipeError(
+                f"'scoring.{key}'",
+                f"is {scoring[key]}, and the data hold images alone, which have neither depth nor slices to weigh",
+                "Leave it out",
+            )
+    return scoring | alone
+
+
 def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
     """Put towers, question encoder and language model together.
 
@@ -157,13 +177,15 @@ def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
     sections, scoring = recipe.model or TowersSection(), _stated(recipe.scoring)
     tower3d, tower2d = vision3d_tower(sections.vision3d), vision2d_tower(sections.vision2d)
     contract = _contract(recipe, training, tower3d, tower2d)
+    if contract.volume is None:
+        scoring = _of_images(scoring)
     spoken, tokenizer = language_model(recipe.language or LanguageSection(), training)
     asking, own_tokenizer = question_encoder(sections.question, len(tokenizer))
     placeholder = max(len(tokenizer), int(spoken.config.vocab_size))
     fusion, weights = scoring.get("fusion", "both"), scoring.get("slice_weights", "tgis")
     asks = scoring.get("question_feature") != "llm_mean" and fusion != "3d_only"
     config = Med2E3Config(
-        vision3d_config=tower3d.config(contract),
+        vision3d_config=tower3d.config(contract) if contract.volume is not None else None,
         vision2d_config=tower2d.config(contract),
         language_config=spoken.config,
         question_config=asking.config(contract) if asks and weights not in ("uniform", "max", "learned") else None,
