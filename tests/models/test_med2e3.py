@@ -751,6 +751,11 @@ def test_a_preset_takes_other_keys(name):
     assert Med2E3Config.preset(name, fusion="3d_only").fusion == "3d_only"
 
 
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(ContractError, match=r"preset 'tinny': no such sizes\. Did you mean 'tiny'"):
+        Med2E3Config.preset("tinny")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

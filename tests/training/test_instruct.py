@@ -250,6 +250,9 @@ def test_a_long_dialogue_is_refused_with_the_numbers_or_left_out(data, tmp_path,
     recipe = instruct_recipe("prompt.max_length=22", "prompt.too_long=skip", "optimisation.steps=1")
     instruct.run(data, tmp_path / "skipped", recipe)
     assert "dialogues that are too long left out" in capsys.readouterr().err
+    nothing = instruct_recipe("prompt.max_length=2", "prompt.too_long=skip")
+    with pytest.raises(RecipeError, match=r"training split: has no dialogue left .* Raise prompt\.max_length"):
+        instruct.run(data, tmp_path / "nothing", nothing, silent=True)
 
 
 def without(data: Path, name: str, split: str, **changes) -> Path:
