@@ -1,6 +1,6 @@
 """The demo's last part: a model that answers questions about volumes, and shows which slices mattered.
 
-Bodies of ellipsoids with named organs, any of which may be missing, are drawn as volumes of random contrast; questions
+Bodies of ellipsoids with named organs, any of which may be missing, are drawn as volumes of one kind of scan; questions
 with exact answers are made from them; a small Med-2E3 learns them, and is asked about a body that it has never seen.
 """
 
@@ -14,6 +14,7 @@ from crossdim.datasets.anatomy_views import Views
 from crossdim.datasets.dialogue import Turn
 from crossdim.datasets.manifest import Manifest
 from crossdim.datasets.phantom import make_phantoms
+from crossdim.datasets.synthetic_contrast import ContrastOptions
 from crossdim.outputs.blocks import Picture, Section
 from crossdim.samples import Answer
 
@@ -22,7 +23,7 @@ Say = Callable[[str], None]
 FOLDER = "answers"
 """Of the run, in the demo's folder; `crossdim ask` finds it there."""
 
-BODIES, SEED, UNSEEN_SEED = 240, 4, 5
+BODIES, SEED, UNSEEN_SEED = 120, 4, 5
 
 RECIPE = (
     "model.vision3d.num_hidden_layers=2",
@@ -32,12 +33,12 @@ RECIPE = (
     "language.hidden_size=96",
     "language.num_hidden_layers=3",
     "language.intermediate_size=256",
-    "scoring.slice_loss_weight=1.0",
+    "scoring.temperature=1.0",
+    "scoring.slice_loss_weight=0.5",
     "learning.vision3d=frozen",
-    "contract.volume_size=[24, 32, 32]",
     "prompt.style=chat",
     "batch.volumes=16",
-    "batch.questions_per_volume=6",
+    "batch.questions_per_volume=8",
     "optimisation.base_learning_rate=1.6e-2",
     "optimisation.warmup=0.05",
     "optimisation.epochs=null",
@@ -83,12 +84,13 @@ def questions(folder: Path, count: int, seed: int, fractions: tuple[float, float
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        cases, names = make_phantoms(folder / "maps", count, size=32, seed=seed)
+        cases, names = make_phantoms(folder / "maps", count, size=32, seed=seed, absent=0.0)
         options = AnatomyOptions(
             names=names,
-            types=("presence", "comparison"),
-            views=Views(count=0),
+            types=("presence", "side"),
+            views=Views(count=4, coverage=(0.25, 0.6), lateral=0.5),
             synthetic=1,
+            contrast=ContrastOptions(bias=0.1, gamma=0.1, thickness_mm=0.0, same_means=True),
             seed=seed,
             fractions=fractions,
             unnamed="ignore",
@@ -108,8 +110,11 @@ def learn(folder: Path, *, silent: bool) -> Path:
     from crossdim.training import instruct
     from crossdim.training.recipe_files import load_recipe
     from crossdim.training.recipe_instruct import InstructRecipe
+    from crossdim.transforms.contract import PreprocessingContract, VolumeContract
 
-    recipe = load_recipe(None, InstructRecipe, RECIPE)
+    volume = VolumeContract(size=(24, 32, 32))  # all of a body, whatever its size
+    file = PreprocessingContract(volume=volume, source="crossdim demo").save_pretrained(folder / "bodies")
+    recipe = load_recipe(None, InstructRecipe, (*RECIPE, f"contract.file={file}"))
     return instruct.run(folder / "bodies" / "manifest.jsonl", folder / FOLDER, recipe, silent=silent)
 
 

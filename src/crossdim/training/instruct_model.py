@@ -187,6 +187,9 @@ def start_anew(recipe: InstructRecipe, training: Manifest) -> Start:
     config = Med2E3Config(
         vision3d_config=tower3d.config(contract) if contract.volume is not None else None,
         vision2d_config=tower2d.config(contract),
+        # The published towers are read before their final norm; small ones from scratch have nothing to keep to.
+        vision3d_norm=True if sections.vision3d.source == "tiny" else None,
+        vision2d_norm=True if sections.vision2d.source == "tiny" else None,
         language_config=spoken.config,
         question_config=asking.config(contract) if asks and weights not in ("uniform", "max", "learned") else None,
         volume_token_id=placeholder,

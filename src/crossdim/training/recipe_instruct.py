@@ -54,8 +54,8 @@ class Vision3DSection(_Sized):
     """The 3D tower.
 
     Attributes:
-        source: ``tiny`` or ``m3d`` (M3D-CLIP's ViT-B) with random weights; or the folder of a Uni4Eye run or of a
-            converted M3D-CLIP.
+        source: ``tiny`` (read behind its final norm) or ``m3d`` (M3D-CLIP's ViT-B) with random weights; or the folder
+            of a Uni4Eye run or of a converted M3D-CLIP.
         hidden_size: Width; left out it is the named size's. Only for named sizes, as are the others.
         num_hidden_layers: Layers.
         num_attention_heads: Heads.
@@ -72,8 +72,8 @@ class Vision2DSection(_Sized):
     """The 2D tower, which sees every slice.
 
     Attributes:
-        source: ``tiny`` or ``siglip-large`` with random weights; or the folder of a Uni4Eye run, or a folder or hub
-            name of a SigLIP, SigLIP2, CLIP, DINOv2 or DINOv3 model.
+        source: ``tiny`` (read behind its final norm) or ``siglip-large`` with random weights; or the folder of a
+            Uni4Eye run, or a folder or hub name of a SigLIP, SigLIP2, CLIP, DINOv2 or DINOv3 model.
         hidden_size: Width; left out it is the named size's. Only for named sizes, as are the others.
         num_hidden_layers: Layers.
         num_attention_heads: Heads.
