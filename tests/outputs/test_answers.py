@@ -44,6 +44,14 @@ def test_the_best_slices_come_first_without_padding_and_equal_ones_in_their_orde
     assert top_slices(Answer(("a",), "q", "t")) == ()
 
 
+def test_a_slice_of_the_file_that_the_model_saw_twice_is_one_slice_with_both_scores():
+    scores = [(0.1, 3), (0.3, 3), (0.2, 4), (0.4, None)]
+    seen = tuple(SliceScore(score, index, 0, (0.0, 0.0, float(place))) for place, (score, index) in enumerate(scores))
+    best = top_slices(Answer(("a",), "q", "t", {}, (seen,)))
+    assert [(each.index, each.position_mm[2]) for each in best] == [(3, 1.0), (4, 2.0)]
+    assert best[0].score == pytest.approx(0.4)
+
+
 def test_the_terminal_gets_one_line_per_slice_and_per_choice(answer):
     lines = slice_lines(answer, 2)
     assert lines[0].startswith("slice 11  0.400  ████████████")

@@ -1,7 +1,8 @@
 """The demo's last part: a model that answers questions about volumes, and shows which slices mattered.
 
-Bodies of ellipsoids with named organs, any of which may be missing, are drawn as volumes of one kind of scan; questions
-with exact answers are made from them; a small Med-2E3 learns them, and is asked about a body that it has never seen.
+Bodies of ellipsoids with named organs are drawn as volumes of one kind of scan, each showing a part of a body;
+questions with exact answers are made from them; a small Med-2E3 learns them, and is asked about a body that it has
+never seen.
 """
 
 import shutil
@@ -42,8 +43,8 @@ RECIPE = (
     "optimisation.base_learning_rate=1.6e-2",
     "optimisation.warmup=0.05",
     "optimisation.epochs=null",
-    "optimisation.steps=360",
-    "selection.evaluate_every_epochs=12",
+    "optimisation.steps=280",
+    "selection.evaluate_every_epochs=5",
     "logging.log_every=20",
 )
 
@@ -208,7 +209,7 @@ def tell(folder: Path, say: Say, *, silent: bool = False) -> Section:
     """
     manifest = questions(folder / "bodies", BODIES, SEED, (0.85, 0.05, 0.1))
     asked = sum(len(record.dialogues) for record in manifest.split("train").records)
-    say(f"6. Questions with exact answers about {BODIES} labelled bodies ({asked} to learn from). A model learns them.")
+    say(f"6. {asked} questions with exact answers about scans of {BODIES} labelled bodies. A model learns them.")
     run = learn(folder, silent=silent)
     source, checked = ask_unseen(folder, run)
     say(f"7. A body that no run has seen ({source}):")

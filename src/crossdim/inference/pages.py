@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from crossdim.geometry.affine import orientation_code
 from crossdim.inference.looking import Seen
-from crossdim.outputs.answers import answer_document
+from crossdim.outputs.answers import answer_document, of_file
 from crossdim.outputs.blocks import Document, Picture
 from crossdim.outputs.pictures import Look, slice_scores_figure
 from crossdim.samples import Answer, SliceScore
@@ -31,10 +31,11 @@ def slice_figure(seen: Seen, slices: Sequence[SliceScore], title: str, truth: tu
         code = orientation_code(prepared.affine_mm)
         letters = (OPPOSITE[code[2]], code[2], OPPOSITE[code[1]], code[1])
     look = Look(pixel_mm=(prepared.step[1], prepared.step[2]), letters=letters)
+    shown = of_file(slices)
     return slice_scores_figure(
-        prepared.tensor[0].numpy(),
-        [each.score for each in slices],
-        [each.index for each in slices],
+        [prepared.tensor[0, place].numpy() for _, place in shown],
+        [each.score for each, _ in shown],
+        [each.index for each, _ in shown],
         title=title,
         truth=truth,
         look=look,

@@ -1,7 +1,7 @@
 """An answer as a page of its own, and as lines for a terminal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePath
 
 from crossdim.outputs.blocks import Block, Document, Facts, Paragraph, Picture, Section, Table, Warnings
@@ -17,7 +17,9 @@ WHAT_SCORES_ARE = (
 
 
 def top_slices(answer: Answer, count: int = 5, volume: int = 0) -> tuple[SliceScore, ...]:
-    """Return the slices that mattered most, best first, without padding; equal scores in their order.
+    """Return the file's slices that mattered most, best first, without padding; equal scores in their order.
+
+    Where the model saw a slice of the file more than once, its scores are added.
 
     Args:
         answer: With or without slice scores.
@@ -26,8 +28,27 @@ def top_slices(answer: Answer, count: int = 5, volume: int = 0) -> tuple[SliceSc
     """
     if volume >= len(answer.slices):
         return ()
-    seen = [each for each in answer.slices[volume] if each.index is not None]
+    seen = [whole for whole, _ in of_file(answer.slices[volume])]
     return tuple(sorted(seen, key=lambda each: -each.score)[:count])
+
+
+def of_file(slices: Sequence[SliceScore]) -> list[tuple[SliceScore, int]]:
+    """Return the score of each of the file's slices, and which of the model's slices shows it best; without padding.
+
+    Where the model saw a slice of the file several times, its scores are added; the place is the best one's.
+
+    Args:
+        slices: Of one volume, as the model saw it.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, each in enumerate(slices):
+        if each.index is not None:
+            groups.setdefault(each.index, []).append(place)
+    merged = []
+    for places in groups.values():
+        best = max(places, key=lambda place: slices[place].score)
+        merged.append((replace(slices[best], score=sum(slices[place].score for place in places)), best))
+    return merged
 
 
 def slice_lines(answer: Answer, count: int = 5) -> tuple[str, ...]:
@@ -113,7 +134,7 @@ def answer_document(
 def _slice_table(answer: Answer, volume: int, count: int) -> Table:
     best = top_slices(answer, count, volume)
     axis = AXES[best[0].axis] if best else AXES[0]
-    seen = sum(each.index is not None for each in answer.slices[volume])
+    seen = len(of_file(answer.slices[volume]))
     rows = tuple((f"{each.index}", f"{each.score:.3f}", *(_mm(value) for value in each.position_mm)) for each in best)
     caption = f"{_name(answer, volume)}: the {len(best)} best of {seen} slices along {axis}"
     return Table(caption, (f"slice ({axis})", "score", "x (mm)", "y (mm)", "z (mm)"), rows)

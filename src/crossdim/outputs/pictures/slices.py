@@ -168,7 +168,7 @@ def _draw_slice(axes: Axes, plane: Shaped[np.ndarray, "rows columns"], grey: tup
 
 
 def _caption(numbers: np.ndarray, ranked: Sequence[int], truth: tuple[int, int] | None) -> str:
-    text = f"The {len(ranked)} best of {len(numbers)} slices that the model saw, best first; slices count from 0."
+    text = f"The {len(ranked)} best of {len(numbers)} slices, best first; slices count from 0."
     if truth is None:
         return text
     inside = sum(truth[0] <= numbers[place] <= truth[1] for place in ranked)
