@@ -50,7 +50,8 @@ def test_a_failed_check_or_a_read_only_folder_is_unhealthy():
 
 def test_every_extra_is_listed_with_what_is_missing_and_how_to_get_it(monkeypatch):
     found = {extra.name: extra for extra in doctor.find_extras()}
-    assert {"demo", "points", "serve", "tensorboard", "docs", "test"} == set(found)
+    extras = {"bertscore", "demo", "docs", "points", "serve", "smollm", "tensorboard", "test"}
+    assert set(found) == extras
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     missing = {extra.name: extra for extra in doctor.find_extras()}
     assert missing["demo"].missing == ("nilearn", "scikit-image")
