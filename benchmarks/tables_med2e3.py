@@ -11,6 +11,9 @@ import numpy as np
 from crossdim.metrics.resampling import Estimate, estimate, patient_groups, patient_weights
 
 Run = dict[str, Any]
+RESAMPLES = 1000
+"""Of subjects, behind an interval between two arms."""
+PLANNED_SEEDS = 3
 
 CLOSED = """
 ### {title}
@@ -44,7 +47,7 @@ By type, AUROC, mean over seeds:
 Difference to `tgis` with the same seed, closed accuracy, paired bootstrap over subjects:
 
 {differences}
-"""
+{cut}"""
 
 OPEN = """
 ### {title}
@@ -122,12 +125,16 @@ def med2e3(folder: Path, cost: Path) -> str:
 
 
 HEAD = """
-Towers, question encoder and language model are small and trained here ({}), so these numbers say how the method behaves
-and nothing about the published sizes. Arms: `tgis` is Med-2E3 with random towers, trained on answers alone (3D tower
-frozen, as published); `tgis-slices` is also told which slices show what is asked about; `uniform` averages the slices;
-`2d-only` has no 3D tokens; `3d-only` has no slices, and its 3D tower learns; `tgis-pretrained` starts from towers that
-were pre-trained without labels on the training volumes and their slices (Uni4Eye, 400 steps). All else is equal.
-""".format("about 1 million parameters")
+Towers, question encoder and language model are small (about a million parameters together) and trained here, so these
+numbers say how the method behaves and nothing about the published sizes. Arms: `tgis` is Med-2E3 with random towers,
+trained on answers alone (3D tower frozen, as published; temperature 1, as in the paper); `tgis-slices` is also told
+which slices show what is asked about; `uniform` averages the slices; `2d-only` has no 3D tokens; `3d-only` has no
+slices, and its 3D tower learns; `tgis-pretrained` starts from towers that were pre-trained without labels on the
+training volumes and their slices (Uni4Eye, 400 steps). All else is equal.
+
+Aims that were set beforehand: closed accuracy of 0.95 where blind is at chance; slice AUROC of 0.98 with slice
+supervision and of 0.85 from answers alone. Seconds: one thread, on a machine that was doing other things.
+"""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -221,7 +228,17 @@ def _closed(name: str, runs: Sequence[Run]) -> str:
         slices=_slices(runs),
         slice_types=_slice_types(runs),
         differences=_differences(runs),
+        cut=_cut(runs),
     )
+
+
+def _cut(runs: Sequence[Run]) -> str:
+    """Return a note on arms that were run with fewer seeds than planned; empty where none was."""
+    seeds = {arm: sum(run["arm"] == arm for run in runs) for arm in _arms(runs)}
+    few = [f"`{arm}` ({count})" for arm, count in seeds.items() if count < PLANNED_SEEDS]
+    if not few:
+        return ""
+    return f"\nCut for time: {PLANNED_SEEDS} seeds were planned, and fewer were run of {', '.join(few)}.\n"
 
 
 def _located(runs: Sequence[Run]) -> list[Run]:
@@ -291,8 +308,8 @@ def difference(ours: Run, theirs: Run) -> Estimate:
         for run in (ours, theirs)
     ]
     gain = right[0] - right[1]
-    groups = patient_groups([ours["predictions"][name]["patient_id"] for name in ids], len(ids), ours["seed"])
-    weights = np.concatenate(list(patient_weights(groups, 1000, ours["seed"])))
+    groups = patient_groups([ours["predictions"][name]["patient_id"] for name in ids], len(ids), RESAMPLES)
+    weights = np.concatenate(list(patient_weights(groups, RESAMPLES, ours["seed"])))
     return estimate(float(gain.mean()), (weights @ gain) / weights.sum(axis=1), int(groups.max()) > 0)
 
 
