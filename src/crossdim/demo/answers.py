@@ -5,6 +5,7 @@ questions with exact answers are made from them; a small Med-2E3 learns them, an
 never seen.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,21 @@ def learn(folder: Path, *, silent: bool) -> Path:
     return instruct.run(folder / "bodies" / "manifest.jsonl", folder / FOLDER, recipe, silent=silent)
 
 
+def measured(run: Path) -> str:
+    """Return in one line how well further bodies were answered about, beside the baselines.
+
+    Args:
+        run: The model, whose training ended with its evaluation.
+    """
+    from crossdim.metrics.dialogue_report import DialogueReport
+    from crossdim.metrics.slices import SliceReport
+    from crossdim.outputs.dialogues import dialogue_headline
+
+    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    slices = None if found["slices"] is None else SliceReport.from_dict(found["slices"])
+    return dialogue_headline(DialogueReport.from_dict(found["answers"]), slices)
+
+
 def ask_unseen(folder: Path, run: Path) -> tuple[Path, list[Checked]]:
     """Ask three questions about a body that is in no set; returns its volume, and question by question what came out.
 
@@ -211,6 +227,7 @@ def tell(folder: Path, say: Say, *, silent: bool = False) -> Section:
     asked = sum(len(record.dialogues) for record in manifest.split("train").records)
     say(f"6. {asked} questions with exact answers about scans of {BODIES} labelled bodies. A model learns them.")
     run = learn(folder, silent=silent)
+    say(f"   {measured(run)}")
     source, checked = ask_unseen(folder, run)
     say(f"7. A body that no run has seen ({source}):")
     for each in checked:
