@@ -14,6 +14,7 @@ Run = dict[str, Any]
 RESAMPLES = 1000
 """Of subjects, behind an interval between two arms."""
 PLANNED_SEEDS = 3
+NO_GAIN = "No seed differs from blind beyond noise: so small a model learns nothing measurable from so few images."
 
 CLOSED = """
 ### {title}
@@ -101,8 +102,8 @@ ABOUT = {
     ),
     "vqa_rad": (
         "VQA-RAD (2D)",
-        "Closed questions of VQA-RAD, split by image (never by question), everything from scratch on the 165 training "
-        "images, no pre-training of any kind.",
+        "Closed questions of VQA-RAD, split by image (never by question), everything from scratch on {training} "
+        "training images, no pre-training of any kind.",
     ),
 }
 
@@ -327,22 +328,24 @@ def _reports(name: str, runs: Sequence[Run]) -> str:
         if who in form["predictors"]
     ]
     title, about = ABOUT[name]
-    return OPEN.format(title=title, name=name, about=about, rows=table(["reports of", "seed", *shown.values()], rows))
+    found = table(["reports of", "seed", *shown.values()], rows)
+    note = "" if "meteor" in shown else "\n\nMETEOR is missing: WordNet was not there."
+    return OPEN.format(title=title, name=name, about=about, rows=found + note)
 
 
 def _images(name: str, runs: Sequence[Run]) -> str:
-    rows = []
+    rows, gains = [], []
     for run in runs:
         form = _closed_of(run)
         said = [interval(form["predictors"][who]["micro"]["accuracy"]) for who in ("model", "blind", "shuffled")]
-        rows.append([str(run["seed"]), *said, interval(form["differences"]["blind"]["micro"]["accuracy"])])
+        gains.append(form["differences"]["blind"]["micro"]["accuracy"])
+        rows.append([str(run["seed"]), *said, interval(gains[-1])])
+    beyond = sum(gain["low"] > 0 or gain["high"] < 0 for gain in gains)
+    verdict = f"The difference to blind is beyond noise in {beyond} of {len(gains)} seeds." if beyond else NO_GAIN
     title, about = ABOUT[name]
-    return OPEN.format(
-        title=title,
-        name=name,
-        about=about,
-        rows=table(["seed", "model", "blind", "shuffled", "model − blind"], rows),
-    )
+    found = table(["seed", "model", "blind", "shuffled", "model − blind"], rows)
+    text = about.format(training=runs[0]["training_records"])
+    return OPEN.format(title=title, name=name, about=text, rows=f"{found}\n\n{verdict}")
 
 
 def _cost(found: dict[str, Any]) -> str:
