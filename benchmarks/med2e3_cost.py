@@ -68,7 +68,7 @@ def anew(model: Med2E3ForConditionalGeneration, volume: Tensor, question: Tensor
     text = model.question_projection(model.question_encoder(input_ids=padded, attention_mask=mask).pooler_output)
     rows = z_3d.unflatten(1, (tower.rows, -1)).repeat_interleave(SLICES // tower.rows, dim=1)
     keys = torch.cat([rows, z_2d], dim=2).mean(dim=2)
-    scores = torch.softmax((keys @ text[..., None])[..., 0] / model.config.temperature, dim=1)
+    scores = torch.softmax((keys @ text[..., None])[..., 0] / model.config.score_temperature, dim=1)
     summed = (scores[..., None, None] * z_2d).sum(dim=1)
     return torch.cat([z_3d, summed], dim=1), scores
 
