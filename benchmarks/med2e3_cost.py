@@ -106,8 +106,9 @@ def measure(repeats: int, seed: int) -> dict[str, object]:
         with torch.autocast("cpu", torch.bfloat16):
             return model.connect(tower)
 
-    def ask(visual: object, words: Tensor) -> tuple[Tensor, Tensor]:
-        return model.fuse(visual, index, model.encode_question(words))[:2]
+    def ask(visual: object, words: Tensor, half: bool = True) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return model.fuse(visual, index, model.encode_question(words))[:2]
 
     visual = connect(look())
     times: dict[str, list[float]] = {"anew": [], "first": [], "next": []}
@@ -117,7 +118,7 @@ def measure(repeats: int, seed: int) -> dict[str, object]:
         times["next"].append(median(seconds(lambda: ask(visual, other)) for _ in range(5)))
     exact, scores = anew(model, volume, question)
     ours, our_scores = ask(visual, question)
-    plain, plain_scores = ask(model.connect(model.encode_towers(volume)), question)
+    plain, plain_scores = ask(model.connect(model.encode_towers(volume)), question, half=False)
     middle = {name: median(values) for name, values in times.items()}
     return {
         "seconds": times,
