@@ -1,3 +1,6 @@
+import shutil
+import threading
+
 from crossdim.training.checkpoints import is_complete, last_complete, mark_complete, remove_incomplete, step_of
 
 
@@ -53,3 +56,19 @@ def test_a_folder_without_checkpoints_has_no_last_one(tmp_path):
 def test_the_step_is_in_the_name(tmp_path):
     assert step_of(tmp_path / "checkpoint-12") == 12
     assert step_of(tmp_path / "checkpoint-12.tmp") == -1
+
+
+def test_checkpoints_that_another_process_is_deleting_are_passed_over(tmp_path):
+    stop = threading.Event()
+
+    def rewrite():
+        while not stop.is_set():
+            shutil.rmtree(checkpoint(tmp_path, 1))
+
+    other = threading.Thread(target=rewrite)
+    other.start()
+    try:
+        assert {last_complete(tmp_path) for _ in range(2000)} <= {None, tmp_path / "checkpoint-1"}
+    finally:
+        stop.set()
+        other.join()

@@ -29,19 +29,16 @@ def mark_complete(checkpoint: Path) -> None:
 def is_complete(checkpoint: Path) -> bool:
     """Return whether a checkpoint was finished and still is as it was then.
 
+    A run in another process may delete the checkpoint while it is looked at: it is not complete then.
+
     Args:
         checkpoint: Folder to look at.
     """
-    marker = checkpoint / MARKER
-    if not marker.is_file():
-        return False
     try:
-        sizes = json.loads(marker.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+        sizes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return False
-    return all(
-        (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in sizes.items()
-    )
 
 
 def step_of(checkpoint: Path) -> int:
