@@ -6,6 +6,9 @@ Axis legend (fixed everywhere in crossdim):
 * ``Volume.voxels``: ``(channels, depth, height, width)``; depth is the slice axis.
 * ``Volume.affine``: 4x4, maps a voxel index ``(depth, height, width, 1)`` to patient
   millimetres in RAS+ (x to the right, y to the front, z to the head; NIfTI's convention).
+* Scenes: right-handed, in metres, z up. ``PointCloud.points``: ``(points, 3)``.
+* Cameras: x to the right, y down, z forward. Pixel centres are whole numbers: (column, row) = (0, 0) is the centre of
+  the top left pixel.
 """
 
 from dataclasses import dataclass, field
@@ -73,6 +76,79 @@ class Volume:
     def kind(self) -> Literal["volume"]:
         """The word for this noun in manifests and contracts."""
         return "volume"
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points in metres: ``points (points, 3)`` float32, right-handed, z up."""
+
+    points: NDArray[np.float32]
+    origin: Origin
+    colors: NDArray[np.uint8] | None = None
+    """``(points, 3)``, RGB, when the file has them."""
+    attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    """Anything else the file says of each point (``intensity``, ``label``), ``(points,)`` each."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["points"]:
+        """The word for this noun in manifests and contracts."""
+        return "points"
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera and its place in the scene.
+
+    Attributes:
+        intrinsics: ``(3, 3)``, in pixels of an image of ``size``; pixel centres are whole numbers.
+        size: (height, width) of the image in pixels.
+        camera_from_scene: ``(4, 4)``, rigid: scene metres to camera metres (x right, y down, z forward).
+    """
+
+    intrinsics: NDArray[np.float64]
+    size: tuple[int, int]
+    camera_from_scene: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Boxes3D:
+    """Oriented boxes in a scene.
+
+    Attributes:
+        centers_m: ``(boxes, 3)``.
+        sizes_m: ``(boxes, 3)``, full lengths along the box's own x, y and z.
+        yaws_rad: ``(boxes,)``, about +z, anticlockwise seen from above.
+        labels: Class of each box.
+        scores: ``(boxes,)``, 0 to 1, of predicted boxes.
+    """
+
+    centers_m: NDArray[np.float64]
+    sizes_m: NDArray[np.float64]
+    yaws_rad: NDArray[np.float64]
+    labels: tuple[str, ...]
+    scores: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Points, a picture of them, the camera that took it, and boxes: each where it is known."""
+
+    origin: Origin
+    points: PointCloud | None = None
+    image: Image | None = None
+    camera: Camera | None = None
+    boxes: Boxes3D | None = None
+    """None where nothing is known; no boxes at all where it is known that there are none."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["scene"]:
+        """The word for this noun in manifests and contracts."""
+        return "scene"
 
 
 @dataclass(frozen=True)
