@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crossdim.datasets.dialogue import Dialogue
+from crossdim.datasets.scene_record import SceneBox, SceneCamera, SceneFiles
 from crossdim.errors import ReadError, RecipeError, nearest
 from crossdim.readers.selector import split_selector
 
@@ -82,31 +83,39 @@ class Record(_Strict):
         id: Unique in the manifest.
         patient_id: Records with the same one never lie in different splits.
         split: The part of the data it belongs to, or None before a split was made.
-        kind: Whether it is read as an image or as a volume; ``text`` has no file, only dialogues.
+        kind: Whether it is read as an image or as a volume; ``text`` has no file, only dialogues; ``scene`` has its
+            files in ``scene`` and none in ``paths``.
         paths: Files relative to the manifest's root, with ``#selector`` where needed; several are channels.
         labels: Task name to class index (to a tuple of indices, rising, for multilabel). A task left out is unknown.
         extra: Anything else worth keeping; ``segmentation…`` keys hold paths of masks.
         dialogues: Questions and answers about the sample.
         more: Further images or volumes of the same kind that the dialogues are about, each with its own paths.
+        scene: Points, picture, camera and boxes of a record of kind ``scene``.
     """
 
     id: str = Field(min_length=1)
     patient_id: str = Field(min_length=1)
     split: SplitName | None = None
-    kind: Literal["image", "volume", "text"]
+    kind: Literal["image", "volume", "text", "scene"]
     paths: tuple[str, ...] = ()
     labels: Labels = {}
     extra: dict[str, str | float | int] = {}
     dialogues: tuple[Dialogue, ...] = ()
     more: tuple[tuple[str, ...], ...] = ()
+    scene: SceneFiles | None = None
 
     @model_validator(mode="after")
     def _files_where_needed(self) -> "Record":
-        if (self.kind == "text") == bool(self.paths):
-            needs = "no file" if self.kind == "text" else "at least one file"
+        without_paths = self.kind in ("text", "scene")
+        if without_paths == bool(self.paths):
+            needs = "no file" if without_paths else "at least one file"
             raise ValueError(f"paths: a record of kind '{self.kind}' needs {needs}, and this one has {len(self.paths)}")
-        if any(not paths for paths in self.more) or (self.more and self.kind == "text"):
-            raise ValueError("every entry of 'more' needs at least one file, and a text record has none")
+        if (self.kind == "scene") != (self.scene is not None):
+            raise ValueError(f"scene: a record of kind '{self.kind}' needs {'one' if self.scene is None else 'none'}")
+        if any(not paths for paths in self.more) or (self.more and without_paths):
+            raise ValueError(f"every entry of 'more' needs at least one file, and a {self.kind} record has none")
+        if self.dialogues and self.kind == "scene":
+            raise ValueError("dialogues are about images and volumes, and this record is a scene")
         names = [dialogue.id for dialogue in self.dialogues]
         if len(set(names)) < len(names):
             raise ValueError(f"two dialogues have the same id ({max(names, key=names.count)})")
@@ -242,8 +251,10 @@ class Manifest:
         """Return the absolute paths of every image or volume of a record: its own, then ``more``.
 
         Args:
-            record: A record of this manifest.
+            record: A record of this manifest; a scene's files are a group each.
         """
+        if record.scene is not None:
+            return tuple((self.absolute(path),) for path in record.scene.paths)
         groups = ((record.paths,) if record.paths else ()) + record.more
         return tuple(tuple(self.absolute(path) for path in paths) for paths in groups)
 
@@ -260,8 +271,8 @@ class Manifest:
         """SHA-256 of what the manifest says, wherever it and its data lie: header without root, then the records."""
         digest = hashlib.sha256(_canonical(self.header.model_dump(exclude={"root"})))
         for record in self.records:
-            unused = {name for name in ("dialogues", "more") if not getattr(record, name)}
-            digest.update(_canonical(record.model_dump(exclude=unused)))  # as before there were dialogues
+            unused = {name for name in ("dialogues", "more", "scene") if not getattr(record, name)}
+            digest.update(_canonical(record.model_dump(exclude=unused)))  # as before there were these
         return digest.hexdigest()
 
     def data_hash(self, progress: Progress | None = None) -> str:
@@ -361,8 +372,12 @@ def _validated(model: type[Model], line: str, place: str) -> Model:
 
 
 def _names_beside(model: type[BaseModel], fields: Sequence[str]) -> Iterable[str]:
-    inside_a_task = model is Header and len(fields) > 1
-    return (Task if inside_a_task else model).model_fields
+    if model is Header:
+        return (Task if len(fields) > 1 else Header).model_fields
+    if fields[0] == "scene" and len(fields) > 1:
+        inside: dict[str, type[BaseModel]] = {"camera": SceneCamera, "boxes": SceneBox}
+        return (inside[fields[1]] if len(fields) > 2 else SceneFiles).model_fields
+    return model.model_fields
 
 
 def _check(header: Header, records: Sequence[Record], place: Callable[[int], str]) -> None:

@@ -170,11 +170,14 @@ def kind_of(record: Record) -> Kind:
         record: Of a manifest.
 
     Raises:
-        RecipeError: If it is text, which has no pixels to learn from.
+        RecipeError: If it is text, which has no pixels to learn from, or a scene.
     """
     if record.kind == "text":
         reason = "is text without a file, and this training is on images and volumes"
         raise RecipeError(f"record '{record.id}'", reason, "Take it out of the manifest, or train on its dialogues")
+    if record.kind == "scene":
+        reason = "is a scene, and this training is on images and volumes"
+        raise RecipeError(f"record '{record.id}'", reason, "Take it out, or train on scenes: crossdim pretrain pimae")
     return record.kind
 
 
