@@ -100,7 +100,7 @@ def test_further_mistakes_are_counted():
 
 
 def test_a_contract_without_any_kind_is_refused():
-    with pytest.raises(ContractError, match="neither image nor volume is stated"):
+    with pytest.raises(ContractError, match="neither image nor volume nor scene is stated"):
         PreprocessingContract.parse('{"source": "x"}')
 
 

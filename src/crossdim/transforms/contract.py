@@ -6,11 +6,11 @@ prepared in another way. What does not fit is refused with the reason and the re
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_serializer, model_validator
 from pydantic_core import ErrorDetails
 
 from crossdim.errors import ContractError, nearest
@@ -18,6 +18,7 @@ from crossdim.samples import Image, Volume
 from crossdim.transforms.image import ImageContract, prepare_image
 from crossdim.transforms.intensity import Intensity, Part, PercentileIntensity, RangeIntensity, WindowIntensity
 from crossdim.transforms.prepared import FileSlice, Prepared
+from crossdim.transforms.scenes import PointsContract, SceneContract
 from crossdim.transforms.volume import VolumeContract, prepare_volume
 
 __all__ = [
@@ -26,9 +27,11 @@ __all__ = [
     "ImageContract",
     "Intensity",
     "PercentileIntensity",
+    "PointsContract",
     "Prepared",
     "PreprocessingContract",
     "RangeIntensity",
+    "SceneContract",
     "VolumeContract",
     "WindowIntensity",
 ]
@@ -45,21 +48,31 @@ class PreprocessingContract(Part):
         version: Version of the format.
         image: For images; None refuses them.
         volume: For volumes; None refuses them.
+        scene: For scenes; None refuses them.
         source: Where the numbers come from, in words.
     """
 
-    model_input_names: ClassVar[list[str]] = ["pixel_values", "voxel_values"]
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "voxel_values", "points"]
 
     version: Literal[1] = 1
     image: ImageContract | None = None
     volume: VolumeContract | None = None
+    scene: SceneContract | None = None
     source: str = Field(min_length=1)
 
     @model_validator(mode="after")
     def _something_is_known(self) -> "PreprocessingContract":
-        if self.image is None and self.volume is None:
-            raise ValueError("neither image nor volume is stated: every file would be refused")
+        if self.image is None and self.volume is None and self.scene is None:
+            raise ValueError("neither image nor volume nor scene is stated: every file would be refused")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave scenes out where there are none, so that contracts written before there were any keep their hash."""
+        tree = handler(self)
+        if self.scene is None:
+            tree.pop("scene", None)
+        return tree
 
     def prepare(self, noun: Image | Volume) -> Prepared:
         """Return what the model sees of a file.
@@ -74,10 +87,12 @@ class PreprocessingContract(Part):
             return prepare_image(noun, self.image)
         if isinstance(noun, Volume) and self.volume is not None:
             return prepare_volume(noun, self.volume)
-        known, article = ("volumes", "an image") if isinstance(noun, Image) else ("images", "a volume")
+        parts = {"images": self.image, "volumes": self.volume, "scenes": self.scene}
+        known = " and ".join(kind for kind, part in parts.items() if part is not None)
         raise ContractError(
             noun.origin.path,
-            f"is {article}, and the contract knows {known} only ({self.source})",
+            f"is {'an image' if isinstance(noun, Image) else 'a volume'}, and the contract knows {known} only "
+            f"({self.source})",
             f"Give {known}, or a model that was trained with both kinds",
         )
 

@@ -1,11 +1,12 @@
 """Images to tensors: channels, intensities, size."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 from torch import Tensor
 
 from crossdim.errors import ContractError
@@ -41,6 +42,7 @@ class ImageContract(Part):
         intensity: How intensities become [0, 1].
         mean: Subtracted from each channel, after that.
         std: Divides each channel, after that.
+        channel_order: Order of the colours in the tensor, and of mean and std; files are read as ``rgb``.
     """
 
     size: tuple[Positive, Positive]
@@ -49,11 +51,22 @@ class ImageContract(Part):
     intensity: Intensity = RangeIntensity()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
     @model_validator(mode="after")
     def _statistics_fit_the_channels(self) -> "ImageContract":
         check_statistics(self.mean, self.std, self.channels)
+        if self.channels == 1 and self.channel_order != "rgb":
+            raise ValueError("channel_order has no effect on grey images (channels: 1)")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave the usual order out, so that contracts written before it could be stated keep their hash."""
+        tree = handler(self)
+        if self.channel_order == "rgb":
+            tree.pop("channel_order", None)
+        return tree
 
 
 def prepare_image(image: Image, contract: ImageContract) -> Prepared:
@@ -76,6 +89,8 @@ def prepare_image(image: Image, contract: ImageContract) -> Prepared:
     maps = _maps((pixels.shape[1], pixels.shape[2]), contract)
     part = resample_array(pixels, maps, partial(_convert, limits=limits, grey=contract.channels == 1))
     part = part.repeat(contract.channels // len(part), 1, 1)
+    if contract.channel_order == "bgr":
+        part = part.flip(0)
     fill = tuple(normalise(torch.zeros(contract.channels), contract.mean, contract.std).tolist())
     return Prepared(
         tensor=place(normalise(part, contract.mean, contract.std), maps, fill),
