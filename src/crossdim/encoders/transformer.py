@@ -1,6 +1,7 @@
 """A pre-norm vision transformer over padded batches or packed sequences.
 
 Layers follow MAE/timm: one qkv projection, exact GELU, LayerNorm before each branch, stochastic depth on each residual.
+With ``activation="relu"`` and ``dropout`` they are the layers of 3DETR.
 
 Unusual here: a sequence may hold several samples. ``segment_lengths`` then says how long each one is, and attention
 stays inside the segments: segments of equal length are batched together, so nothing of size ``tokens²`` over the whole
@@ -10,10 +11,11 @@ sequence is built.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -33,6 +35,9 @@ class TransformerShape:
         qkv_bias: Whether the qkv projection has a bias.
         layer_norm_eps: Epsilon of every LayerNorm.
         drop_path_rate: Stochastic depth of the last layer; grows linearly from 0 at the first.
+        activation: Between the MLP's two maps.
+        dropout: Chance of each attention weight, of each value inside the MLP, and of each value that a branch adds to
+            its residual, to be zero while training.
     """
 
     hidden_size: int
@@ -42,6 +47,8 @@ class TransformerShape:
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
     drop_path_rate: float = 0.0
+    activation: Literal["gelu", "relu"] = "gelu"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -89,34 +96,67 @@ class Attention(nn.Module):
     """Multi-head self-attention; ``(batch, tokens, dim)`` → the same.
 
     Args:
-        shape: Sizes; only the width, heads and bias are used.
+        shape: Sizes; only the width, heads, bias and dropout are used.
     """
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
-        self.num_heads = shape.num_heads
+        self.num_heads, self.dropout = shape.num_heads, shape.dropout
         self.qkv = nn.Linear(shape.hidden_size, 3 * shape.hidden_size, bias=shape.qkv_bias)
         self.proj = nn.Linear(shape.hidden_size, shape.hidden_size)
 
     def forward(
-        self, hidden: Float[Tensor, "batch tokens dim"], segment_lengths: Sequence[int] | None = None
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        segment_lengths: Sequence[int] | None = None,
+        padding_mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Attend within each sample.
 
         Args:
             hidden: Tokens.
             segment_lengths: Lengths of the samples packed into one sequence, or None.
+            padding_mask: True where a token is padding that no token may look at; not for packed sequences.
         """
-        qkv = rearrange(self.qkv(hidden), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        qkv = self._project(hidden)
         if segment_lengths is None:
-            mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+            seen = None if padding_mask is None else ~padding_mask[:, None, None]
+            mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], seen, self._drop)
         else:
-            mixed = self._attend_segments(qkv, segment_lengths)
+            mixed = self._attend_segments(qkv, segment_lengths, self._drop)
         return self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
+
+    def weights(
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        padding_mask: Bool[Tensor, "batch tokens"] | None = None,
+        queries: Int[Tensor, " queries"] | None = None,
+    ) -> Float[Tensor, "batch heads looking tokens"]:
+        """Return how much each token looks at every other; the weights of a token sum to one.
+
+        Args:
+            hidden: Tokens.
+            padding_mask: True where a token is padding.
+            queries: Which tokens look; None for all of them.
+        """
+        query, key, _ = self._project(hidden)
+        if queries is not None:
+            query = query[:, :, queries]
+        scores = (query @ key.transpose(-1, -2)).float() / query.shape[-1] ** 0.5
+        if padding_mask is not None:
+            scores = scores.masked_fill(padding_mask[:, None, None], float("-inf"))
+        return scores.softmax(dim=-1)
+
+    @property
+    def _drop(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _project(self, hidden: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "3 batch heads tokens width"]:
+        return rearrange(self.qkv(hidden), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
 
     @staticmethod
     def _attend_segments(
-        qkv: Float[Tensor, "three 1 heads tokens width"], lengths: Sequence[int]
+        qkv: Float[Tensor, "three 1 heads tokens width"], lengths: Sequence[int], dropout: float
     ) -> Float[Tensor, "1 heads tokens width"]:
         places: dict[int, list[int]] = defaultdict(list)
         for place, length in enumerate(lengths):
@@ -125,26 +165,30 @@ class Attention(nn.Module):
         mixed: list[Tensor] = [pieces[0][0]] * len(pieces)
         for same in places.values():
             query, key, value = torch.stack([pieces[place] for place in same], dim=1)
-            for place, result in zip(same, F.scaled_dot_product_attention(query, key, value), strict=True):
+            for place, result in zip(
+                same, F.scaled_dot_product_attention(query, key, value, None, dropout), strict=True
+            ):
                 mixed[place] = result
         return torch.cat(mixed, dim=1)[None]
 
 
 class MLP(nn.Module):
-    """Two linear maps with exact GELU between; ``(batch, tokens, dim)`` → the same.
+    """Two linear maps with exact GELU or ReLU between; ``(batch, tokens, dim)`` → the same.
 
     Args:
-        shape: Sizes; only the two widths are used.
+        shape: Sizes; only the two widths, the activation and the dropout are used.
     """
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
+        self.activation, self.dropout = shape.activation, shape.dropout
         self.fc1 = nn.Linear(shape.hidden_size, shape.intermediate_size)
         self.fc2 = nn.Linear(shape.intermediate_size, shape.hidden_size)
 
     def forward(self, hidden: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Map each token by itself."""
-        return self.fc2(F.gelu(self.fc1(hidden)))
+        activate = F.gelu if self.activation == "gelu" else F.relu
+        return self.fc2(F.dropout(activate(self.fc1(hidden)), self.dropout, self.training))
 
 
 class TransformerLayer(GradientCheckpointingLayer):
@@ -157,23 +201,29 @@ class TransformerLayer(GradientCheckpointingLayer):
 
     def __init__(self, shape: TransformerShape, drop_path_rate: float = 0.0) -> None:
         super().__init__()
-        self.drop_path_rate = drop_path_rate
+        self.drop_path_rate, self.dropout = drop_path_rate, shape.dropout
         self.norm1 = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.attention = Attention(shape)
         self.norm2 = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.mlp = MLP(shape)
 
     def forward(
-        self, hidden: Float[Tensor, "batch tokens dim"], segment_lengths: Sequence[int] | None = None
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        segment_lengths: Sequence[int] | None = None,
+        padding_mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Apply the layer.
 
         Args:
             hidden: Tokens.
             segment_lengths: Lengths of the samples packed into one sequence, or None.
+            padding_mask: True where a token is padding that no token may look at; not for packed sequences.
         """
-        hidden = hidden + self._drop_path(self.attention(self.norm1(hidden), segment_lengths), segment_lengths)
-        return hidden + self._drop_path(self.mlp(self.norm2(hidden)), segment_lengths)
+        mixed = self.attention(self.norm1(hidden), segment_lengths, padding_mask)
+        hidden = hidden + self._drop_path(F.dropout(mixed, self.dropout, self.training), segment_lengths)
+        mapped = self.mlp(self.norm2(hidden))
+        return hidden + self._drop_path(F.dropout(mapped, self.dropout, self.training), segment_lengths)
 
     def _drop_path(
         self, branch: Float[Tensor, "batch tokens dim"], segment_lengths: Sequence[int] | None
@@ -188,36 +238,52 @@ class TransformerLayer(GradientCheckpointingLayer):
         return branch * scale.repeat_interleave(torch.tensor(segment_lengths, device=branch.device))[None, :, None]
 
 
+def make_layers(shape: TransformerShape) -> nn.ModuleList:
+    """Return the layers of a stack, with stochastic depth growing from the first to the last.
+
+    Args:
+        shape: Sizes.
+    """
+    last = max(1, shape.num_layers - 1)
+    return nn.ModuleList(
+        TransformerLayer(shape, shape.drop_path_rate * place / last) for place in range(shape.num_layers)
+    )
+
+
 class TransformerEncoder(nn.Module):
     """A stack of layers and a final norm; ``(batch, tokens, dim)`` → the same.
 
     Args:
         shape: Sizes.
+        norm: Whether there is a final norm.
     """
 
-    def __init__(self, shape: TransformerShape) -> None:
+    def __init__(self, shape: TransformerShape, norm: bool = True) -> None:
         super().__init__()
-        last = max(1, shape.num_layers - 1)
-        self.layers = nn.ModuleList(
-            TransformerLayer(shape, shape.drop_path_rate * place / last) for place in range(shape.num_layers)
-        )
-        self.norm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        self.layers = make_layers(shape)
+        self.norm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps) if norm else nn.Identity()
 
     def forward(
-        self, hidden: Float[Tensor, "batch tokens dim"], segment_lengths: Sequence[int] | None = None
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        segment_lengths: Sequence[int] | None = None,
+        padding_mask: Bool[Tensor, "batch tokens"] | None = None,
+        positions: Float[Tensor, "batch tokens dim"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Encode padded batches, or one packed sequence when segment lengths are given.
 
         Args:
             hidden: Tokens with their position codes added.
             segment_lengths: Lengths of the samples packed into the one sequence of the batch, or None.
+            padding_mask: True where a token is padding that no token may look at; not for packed sequences.
+            positions: Codes that are added before every layer, for tokens that come without.
 
         Raises:
             ContractError: The lengths do not describe the sequence.
         """
         check_segments(hidden, segment_lengths)
         for layer in self.layers:
-            hidden = layer(hidden, segment_lengths)
+            hidden = layer(hidden if positions is None else hidden + positions, segment_lengths, padding_mask)
         return self.norm(hidden)
 
     def hidden_state(

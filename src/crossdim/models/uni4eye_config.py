@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from crossdim.encoders.transformer import TransformerShape
 from crossdim.errors import ContractError, nearest
+from crossdim.tokens.grid import pair, triple
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
@@ -33,42 +34,6 @@ PRESETS: dict[str, dict[str, int]] = {
 _HUGGING_FACE_KEYS = frozenset(
     {"attn_implementation", "name_or_path", "num_labels", "output_attentions", "torch_dtype", "use_cache"}
 )
-
-
-Size = int | list[int] | tuple[int, ...]
-
-
-def _sizes(value: Size, rank: int) -> tuple[int, ...]:
-    sizes = (value,) * rank if isinstance(value, int) else tuple(value)
-    if len(sizes) != rank or min(sizes) < 1:
-        raise ContractError(f"size {value}", f"is not {rank} positive numbers", f"Give one number, or {rank} of them")
-    return sizes
-
-
-def pair(value: Size) -> tuple[int, int]:
-    """Return ``(height, width)``: one number stands for both, and JSON turns tuples into lists.
-
-    Args:
-        value: One size, or two.
-
-    Raises:
-        ContractError: There are not two sizes, or one is not positive.
-    """
-    height, width = _sizes(value, 2)
-    return height, width
-
-
-def triple(value: Size) -> tuple[int, int, int]:
-    """Return ``(depth, height, width)``; see :func:`pair`.
-
-    Args:
-        value: One size, or three.
-
-    Raises:
-        ContractError: There are not three sizes, or one is not positive.
-    """
-    depth, height, width = _sizes(value, 3)
-    return depth, height, width
 
 
 @no_type_check
