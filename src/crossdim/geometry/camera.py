@@ -2,7 +2,7 @@
 
 The scene is right-handed, in metres, z up; a camera looks along its z, with x to the right and y down. Pixel centres
 are whole numbers: (column, row) = (0, 0) is the centre of the top left pixel, so an image covers columns from -0.5 to
-width - 0.5. PiMAE projects its point tokens this way (section 3.2 of the paper).
+width - 0.5. PiMAE places its point tokens on the image this way.
 
 Differs from the authors' code:
 
