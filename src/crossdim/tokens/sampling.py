@@ -1,0 +1,271 @@
+"""Choosing points of a cloud: farthest-point sampling, nearest neighbours, balls (PointNet++, section 3.2).
+
+One reference for every backend, so that a run gives the same indices wherever it is made: float32, squared distances as
+``(dx² + dy²) + dz²``, ties to the lowest index. Clouds of unequal sizes are padded and come with ``valid``.
+
+Differs from the authors' code (PiMAE's and PointNet++'s CUDA kernels, whose order of ties depends on the card): a point
+is never chosen twice; the rule that points near the origin are no candidates is an option and off; a ball that holds
+nothing gives the nearest point, not point 0.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossdim.errors import ContractError
+
+Backend = Literal["auto", "torch", "quickfps"]
+
+NEAR_ORIGIN = 1e-3
+"""Squared metres: what the authors' kernel takes for padding."""
+
+BLOCK = 1 << 22
+"""Distances that are in memory at once."""
+
+
+def farthest_points(
+    points: Float[Tensor, "batch points 3"],
+    count: int,
+    start: int = 0,
+    valid: Bool[Tensor, "batch points"] | None = None,
+    skip_near_origin: bool = False,
+    backend: Backend = "auto",
+) -> Int[Tensor, "batch count"]:
+    """Choose points one by one, each the farthest from those chosen before.
+
+    Args:
+        points: Clouds in metres.
+        count: Points to choose from each cloud.
+        start: The first point of every cloud, chosen whatever ``skip_near_origin`` says.
+        valid: False where a cloud is padded; padding is never chosen.
+        skip_near_origin: Whether points with ``|p|² <= 1e-3`` are left out, as in the authors' kernel.
+        backend: What computes it; the result is the same.
+
+    Raises:
+        ContractError: A coordinate is not a number, ``start`` is no point, or a cloud has fewer than ``count`` points.
+    """
+    check_points(points)
+    flat = points.detach().float()
+    eligible = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device) if valid is None else valid.clone()
+    check_start(eligible, start)
+    if skip_near_origin:
+        x, y, z = flat.unbind(-1)
+        eligible &= (x * x + y * y) + z * z > NEAR_ORIGIN
+        eligible[:, start] = True
+    check_count(eligible, count)
+    if flat.device.type != "cpu":
+        return _farthest_torch(flat, count, start, eligible)
+    clouds, masks = flat.numpy(), eligible.numpy()
+    return torch.from_numpy(np.stack([_farthest(*pair, count, start) for pair in zip(clouds, masks, strict=True)]))
+
+
+def check_points(points: Float[Tensor, "*batch points 3"]) -> None:
+    """Refuse coordinates that are no numbers.
+
+    Raises:
+        ContractError: There are such.
+    """
+    wrong = int((~torch.isfinite(points).all(-1)).sum())
+    if wrong:
+        raise ContractError(
+            f"{wrong} of {points[..., 0].numel()} points", "have coordinates that are NaN or infinite", "Remove them"
+        )
+
+
+def check_start(eligible: Bool[Tensor, "batch points"], start: int) -> None:
+    """Refuse a first point that some cloud does not have.
+
+    Raises:
+        ContractError: It is out of range or padding.
+    """
+    if not 0 <= start < eligible.shape[1] or not bool(eligible[:, start].all()):
+        raise ContractError(
+            f"first point {start}",
+            f"is not among the points of every cloud (up to {eligible.shape[1]}, without padding)",
+            "Start at the index of a point that every cloud has, such as 0",
+        )
+
+
+def check_count(eligible: Bool[Tensor, "batch points"], count: int) -> None:
+    """Refuse clouds with too few points.
+
+    Raises:
+        ContractError: A cloud has fewer than ``count``.
+    """
+    if count < 1:
+        raise ContractError(f"{count} points", "are too few to choose", "Choose at least one")
+    sizes = eligible.sum(1)
+    if bool((sizes < count).any()):
+        cloud = int(sizes.argmin())
+        raise ContractError(
+            f"cloud {cloud} of the batch",
+            f"has {int(sizes[cloud])} points to choose {count} from",
+            "Leave the cloud out, or choose fewer points",
+        )
+
+
+def _farthest(points: NDArray[np.float32], eligible: NDArray[np.bool_], count: int, start: int) -> NDArray[np.int64]:
+    x, y, z = np.ascontiguousarray(points.T)
+    nearest = np.where(eligible, np.float32(np.inf), np.float32(-1))
+    distance, part = np.empty_like(nearest), np.empty_like(nearest)
+    chosen = np.empty(count, dtype=np.int64)
+    place = start
+    for step in range(count):
+        chosen[step] = place
+        np.subtract(x, x[place], out=distance)
+        np.multiply(distance, distance, out=distance)
+        for axis in (y, z):
+            np.subtract(axis, axis[place], out=part)
+            np.multiply(part, part, out=part)
+            np.add(distance, part, out=distance)
+        np.minimum(nearest, distance, out=nearest)
+        nearest[place] = -1
+        place = int(nearest.argmax())
+    return chosen
+
+
+def _farthest_torch(
+    points: Float[Tensor, "batch points 3"], count: int, start: int, eligible: Bool[Tensor, "batch points"]
+) -> Int[Tensor, "batch count"]:
+    x, y, z = (axis.contiguous() for axis in points.unbind(-1))
+    nearest = torch.full_like(x, torch.inf).masked_fill_(~eligible, -1)
+    place = torch.full((len(x), 1), start, dtype=torch.int64, device=x.device)
+    index = torch.arange(x.shape[1], device=x.device)
+    chosen = []
+    for _ in range(count):
+        chosen.append(place)
+        distance = (x - x.gather(1, place)).square_()
+        distance += (y - y.gather(1, place)).square_()
+        distance += (z - z.gather(1, place)).square_()
+        nearest = torch.minimum(nearest, distance, out=nearest).scatter_(1, place, -1)
+        largest = nearest.amax(1, keepdim=True)
+        place = torch.where(nearest == largest, index, len(index)).amin(1, keepdim=True)
+    return torch.cat(chosen, 1)
+
+
+def squared_distances(
+    queries: Float[Tensor, "batch queries 3"], points: Float[Tensor, "batch points 3"]
+) -> Float[Tensor, "batch queries points"]:
+    """Return ``(dx² + dy²) + dz²`` of every pair, in float32.
+
+    Args:
+        queries: From.
+        points: To.
+    """
+    pairs = [
+        (q[:, :, None], p[:, None]) for q, p in zip(queries.float().unbind(-1), points.float().unbind(-1), strict=True)
+    ]
+    total = (pairs[0][0] - pairs[0][1]).square_()
+    for query, point in pairs[1:]:
+        total += (query - point).square_()
+    return total
+
+
+def nearest_neighbours(
+    points: Float[Tensor, "batch points 3"],
+    queries: Float[Tensor, "batch queries 3"],
+    count: int,
+    valid: Bool[Tensor, "batch points"] | None = None,
+) -> Int[Tensor, "batch queries count"]:
+    """Return the nearest points of each query, nearest first.
+
+    Args:
+        points: Clouds in metres.
+        queries: Places; one that is a point of the cloud has itself as first neighbour.
+        count: Neighbours of each query.
+        valid: False where a cloud is padded.
+
+    Raises:
+        ContractError: A coordinate is not a number, or a cloud has fewer than ``count`` points.
+    """
+    check_points(points)
+    check_points(queries)
+    eligible = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if valid is None else valid
+    check_count(eligible, count)
+    step = max(1, BLOCK // (points.shape[0] * points.shape[1]))
+    found = []
+    for part in queries.detach().split(step, dim=1):
+        distance = squared_distances(part, points.detach()).masked_fill_(~eligible[:, None], torch.inf)
+        found.append(_smallest(distance.flatten(0, 1), count).unflatten(0, distance.shape[:2]))
+    return torch.cat(found, dim=1)
+
+
+def _smallest(distance: Float[Tensor, "rows points"], count: int) -> Int[Tensor, "rows count"]:
+    """Return the indices of the smallest values of each row, ascending, ties to the lowest index."""
+    values, index = distance.topk(count, largest=False)
+    tied = (distance <= values[:, -1:]).sum(1) > count
+    index = index.sort(1).values
+    index = index.gather(1, distance.gather(1, index).argsort(dim=1, stable=True))
+    if bool(tied.any()):
+        index[tied] = distance[tied].argsort(dim=1, stable=True)[:, :count]
+    return index
+
+
+def ball_query(
+    points: Float[Tensor, "batch points 3"],
+    queries: Float[Tensor, "batch queries 3"],
+    radius: float,
+    count: int,
+    valid: Bool[Tensor, "batch points"] | None = None,
+) -> Int[Tensor, "batch queries count"]:
+    """Return the first points, in the order of the cloud, that are nearer to each query than the radius.
+
+    A ball with fewer points repeats its first one; a ball with none gives the nearest point.
+
+    Args:
+        points: Clouds in metres.
+        queries: Centres of the balls.
+        radius: Metres.
+        count: Points of each ball.
+        valid: False where a cloud is padded.
+
+    Raises:
+        ContractError: A coordinate is not a number, or a cloud has no points.
+    """
+    check_points(points)
+    check_points(queries)
+    eligible = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if valid is None else valid
+    check_count(eligible, 1)
+    step = max(1, BLOCK // (points.shape[0] * points.shape[1]))
+    limit = torch.tensor(radius, dtype=torch.float32).square().item()
+    found = []
+    for part in queries.detach().split(step, dim=1):
+        distance = squared_distances(part, points.detach()).masked_fill_(~eligible[:, None], torch.inf)
+        rows = distance.flatten(0, 1)
+        nearest = rows.argmin(1, keepdim=True)
+        inside = rows < limit
+        place = inside.cumsum(1)
+        row, column = (inside & (place <= count)).nonzero(as_tuple=True)
+        index = torch.full((len(rows), count), -1, dtype=torch.int64, device=rows.device)
+        index[row, place[row, column] - 1] = column
+        padding = torch.where(index[:, :1] < 0, nearest, index[:, :1])
+        found.append(torch.where(index < 0, padding, index).unflatten(0, distance.shape[:2]))
+    return torch.cat(found, dim=1)
+
+
+def gather_points(
+    values: Float[Tensor, "batch points channels"], index: Int[Tensor, "batch count"]
+) -> Float[Tensor, "batch count channels"]:
+    """Return the values of chosen points.
+
+    Args:
+        values: Coordinates or features.
+        index: Of the points.
+    """
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def group_points(
+    values: Float[Tensor, "batch points channels"], index: Int[Tensor, "batch groups members"]
+) -> Float[Tensor, "batch groups members channels"]:
+    """Return the values of the members of groups.
+
+    Args:
+        values: Coordinates or features.
+        index: Of the members of each group.
+    """
+    return gather_points(values, index.flatten(1)).unflatten(1, index.shape[1:])
