@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from crossdim.cli import anatomy_preparation, dialogue_preparation
+from crossdim.cli import anatomy_preparation, dialogue_preparation, room_preparation
 from crossdim.cli.console import Json, bar, examples
 from crossdim.cli.summary import Audit, Fractions, Out, Seed, Validation, finish
 from crossdim.errors import RecipeError
@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
     )(decathlon)
     dialogue_preparation.register(prepare)
     anatomy_preparation.register(prepare)
+    room_preparation.register(prepare)
     app.add_typer(prepare)
 
 
