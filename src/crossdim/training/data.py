@@ -4,10 +4,11 @@ A sample depends on (seed, cycle, place) only, where the cycle counts how often 
 augmentation and mask noise come from one generator per sample, so workers, processes and resumption change nothing.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from crossdim.transforms.augment import Augmentation, generator_for
 from crossdim.transforms.collate import Sample
 from crossdim.transforms.contract import PreprocessingContract
 from crossdim.transforms.prepared import Prepared
+from crossdim.transforms.scenes import PreparedScene
 
 Batch = dict[str, Any]
 Patches = dict[Kind, tuple[int, ...]]
@@ -56,10 +58,91 @@ def refuse_failures(batch: Batch) -> None:
         raise failure.error(failure.subject, failure.reason, failure.remedy)
 
 
-class RecordDataset(Dataset[Sample | Failure]):
-    """The records of a manifest, read, prepared by the contract, varied, and with noise for the mask.
+Ready = TypeVar("Ready", Prepared, PreparedScene)
+
+
+class KeptRecords(Dataset[Any], ABC, Generic[Ready]):
+    """The records of a manifest as samples, each a function of (seed, draw) alone.
 
     What the contract makes of a file never changes, so it is kept in memory until the budget is used up.
+
+    Args:
+        manifest: The records.
+        contract: How files become tensors.
+        seed: Of everything random.
+        cache_bytes: Memory for prepared records.
+    """
+
+    def __init__(
+        self, manifest: Manifest, contract: PreprocessingContract, seed: int = 0, cache_bytes: int = 0
+    ) -> None:
+        self.manifest, self.contract, self.seed = manifest, contract, seed
+        self._budget = cache_bytes
+        self._cache: dict[int, Ready] = {}
+        self._full = False
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to a spawned worker without what is in memory."""
+        return vars(self) | {"_cache": {}, "_budget": 0}
+
+    @property
+    def full(self) -> bool:
+        """Whether the memory is used up."""
+        return self._full
+
+    def prepared(self, index: int) -> Ready:
+        """Return a record as the contract makes it, from memory if it is there.
+
+        Args:
+            index: Place in the manifest.
+        """
+        found = self._cache.get(index)
+        if found is None:
+            found = self.read(index)
+            self.keep(index, found)
+        return found
+
+    @abstractmethod
+    def read(self, index: int) -> Ready:
+        """Return a record as the contract makes it, from its files.
+
+        Args:
+            index: Place in the manifest.
+        """
+
+    def keep(self, index: int, prepared: Ready) -> None:
+        """Put a record into memory if there is room.
+
+        Args:
+            index: Place in the manifest.
+            prepared: What :meth:`read` returned.
+        """
+        self._full = prepared.nbytes > self._budget
+        if not self._full:
+            self._budget -= prepared.nbytes
+            self._cache[index] = prepared
+
+    def keep_no_more(self) -> None:
+        """Leave the memory as it is, because several workers would each fill it."""
+        self._budget = 0
+
+    def __getitem__(self, draw: Draw) -> Any:
+        """Return the sample of a draw, or why it cannot be had (a :class:`Failure`)."""
+        try:
+            return self._sample(draw)
+        except CrossdimError as error:
+            return Failure.of(error)
+
+    @abstractmethod
+    def _sample(self, draw: Draw) -> Any:
+        """Return the sample of a draw."""
+
+
+class RecordDataset(KeptRecords[Prepared]):
+    """Images and volumes, read, prepared by the contract, varied, and with noise for the mask.
 
     Args:
         manifest: The records.
@@ -81,37 +164,10 @@ class RecordDataset(Dataset[Sample | Failure]):
         task: str | None = None,
         cache_bytes: int = 0,
     ) -> None:
-        self.manifest, self.contract, self.patches = manifest, contract, patches
-        self.seed, self.augmentation = seed, augmentation
+        super().__init__(manifest, contract, seed, cache_bytes)
+        self.patches, self.augmentation = patches, augmentation
         self.task_name = task
         self.task = None if task is None else manifest.task(task)
-        self._budget = cache_bytes
-        self._cache: dict[int, Prepared] = {}
-        self._full = False
-
-    def __len__(self) -> int:
-        return len(self.manifest)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Travel to a spawned worker without what is in memory."""
-        return vars(self) | {"_cache": {}, "_budget": 0}
-
-    @property
-    def full(self) -> bool:
-        """Whether the memory is used up."""
-        return self._full
-
-    def prepared(self, index: int) -> Prepared:
-        """Return a record as the contract makes it, from memory if it is there.
-
-        Args:
-            index: Place in the manifest.
-        """
-        found = self._cache.get(index)
-        if found is None:
-            found = self.read(index)
-            self.keep(index, found)
-        return found
 
     def read(self, index: int) -> Prepared:
         """Return a record as the contract makes it, from its files.
@@ -121,30 +177,6 @@ class RecordDataset(Dataset[Sample | Failure]):
         """
         record = self.manifest.records[index]
         return self.contract.prepare(read_channels(self.manifest.resolve(record)))
-
-    def keep(self, index: int, prepared: Prepared) -> None:
-        """Put a record into memory if there is room.
-
-        Args:
-            index: Place in the manifest.
-            prepared: What :meth:`read` returned.
-        """
-        size = prepared.tensor.numel() * prepared.tensor.element_size()
-        self._full = size > self._budget
-        if not self._full:
-            self._budget -= size
-            self._cache[index] = prepared
-
-    def keep_no_more(self) -> None:
-        """Leave the memory as it is, because several workers would each fill it."""
-        self._budget = 0
-
-    def __getitem__(self, draw: Draw) -> Sample | Failure:
-        """Return the sample of a draw, or why it cannot be had."""
-        try:
-            return self._sample(draw)
-        except CrossdimError as error:
-            return Failure.of(error)
 
     def _sample(self, draw: Draw) -> Sample:
         record = self.manifest.records[draw.place]
@@ -209,7 +241,7 @@ def spread_evenly(places: Sequence[int], count: int) -> list[int]:
 
 
 def check_records(
-    dataset: RecordDataset,
+    dataset: KeptRecords[Any],
     threads: int = 1,
     until_full: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -226,7 +258,7 @@ def check_records(
         ReadError: Some records cannot be prepared; names the first ones with their reasons.
     """
 
-    def attempt(index: int) -> Prepared | CrossdimError:
+    def attempt(index: int) -> Any:
         try:
             return dataset.read(index)
         except CrossdimError as error:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-Kind = Literal["image", "volume", "text"]
-_STREAMS: dict[Kind, int] = {"image": 0, "volume": 1, "text": 3}
+Kind = Literal["image", "volume", "text", "scene", "points"]
+_STREAMS: dict[Kind, int] = {"image": 0, "volume": 1, "text": 3, "scene": 4, "points": 5}
 _BATCHES = 2
 """What tells the random orders of a run apart: of each kind's records, and of the batches."""
 
@@ -41,7 +41,7 @@ class Stream:
     Args:
         indices: Places of the records in the manifest; at least one.
         seed: Of the permutations.
-        kind: Images and volumes with the same seed are shuffled differently.
+        kind: Records of different kinds with the same seed are shuffled differently.
     """
 
     def __init__(self, indices: Sequence[int], seed: int, kind: Kind) -> None:
@@ -192,7 +192,7 @@ class AlternatingSchedule(Schedule):
 
 
 class SortedSchedule(Schedule):
-    """Batches of one kind each, every record once a pass, in a seeded order; for fine-tuning.
+    """Batches of one kind each, every record once a pass, in a seeded order; for fine-tuning, and for scenes.
 
     The last batch of a kind may be smaller than the others.
 

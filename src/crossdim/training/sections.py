@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from crossdim.training.schedule import Kind
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -51,7 +53,7 @@ class ModelSection(Section):
     pooling: Literal["cls", "mean"] = "cls"
 
     @property
-    def patches(self) -> dict[Literal["image", "volume", "text"], tuple[int, ...]]:
+    def patches(self) -> dict[Kind, tuple[int, ...]]:
         """Patch of each kind."""
         return {"image": self.patch_size, "volume": self.volume_patch_size}
 

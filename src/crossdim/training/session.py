@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from crossdim.datasets.manifest import Manifest
 from crossdim.errors import CrossdimError
 from crossdim.training.checkpoints import last_complete, remove_incomplete, step_of
-from crossdim.training.data import RecordDataset, check_records
+from crossdim.training.data import KeptRecords, check_records
 from crossdim.training.progress import Announcer, ProgressBar
 from crossdim.training.provenance import RunFolder, stamp
 from crossdim.training.schedule import Schedule
@@ -55,7 +55,7 @@ def _hash_data(manifest: Manifest, folder: RunFolder, announcer: Announcer) -> s
         return manifest.data_hash(advance)
 
 
-def open_data(dataset: RecordDataset, workers: int, folder: RunFolder, announcer: Announcer) -> None:
+def open_data(dataset: KeptRecords[Any], workers: int, folder: RunFolder, announcer: Announcer) -> None:
     """Prepare every record once before the first session; later ones trust that nothing changed.
 
     With workers the memory is filled here, because they share what their parent has read.

@@ -56,6 +56,11 @@ class Prepared:
         return tuple(self.tensor.shape[1:])
 
     @property
+    def nbytes(self) -> int:
+        """Memory that the tensor takes."""
+        return self.tensor.nbytes
+
+    @property
     def step(self) -> tuple[float, ...]:
         """Distance between neighbours along each axis: millimetres for volumes, original pixels for images."""
         matrix = self.index_map if self.affine_mm is None else self.affine_mm
