@@ -1,7 +1,7 @@
 """Boxes turned about the vertical: corners, contents, exact 3D IoU and generalised IoU, non-maximum suppression.
 
-A box is seven numbers: its centre (x, y, z), its full size along its own x, y and z, and its yaw about +z, anticlockwise
-seen from above. Everything serves numpy and torch; the overlaps are differentiable in torch.
+A box is seven numbers: its centre (x, y, z), its full size along its own x, y and z, and its yaw about +z,
+anticlockwise seen from above. Everything serves numpy and torch; the overlaps are differentiable in torch.
 
 The common area of two rectangles is exact. Seen from the second rectangle, which is then upright, the outline of the
 first one is clipped to it: every point outside moves to the nearest point of the rectangle. What moves runs along the
@@ -41,7 +41,7 @@ def as_array(boxes: Boxes3D) -> Float[np.ndarray, "boxes 7"]:
 
 
 def check_boxes(boxes: Float[Any, "*batch 7"]) -> None:
-    """Check that boxes are finite and have a positive size along each of their axes.
+    """Check that boxes are finite, have a positive size along each of their axes, and a volume in their number type.
 
     Args:
         boxes: Centre, size, yaw.
@@ -50,18 +50,15 @@ def check_boxes(boxes: Float[Any, "*batch 7"]) -> None:
         GeometryError: For the first box that is not finite or has no size.
     """
     xp = array_namespace(boxes)
-    bad = ~(xp.all(xp.isfinite(boxes), axis=-1) & xp.all(boxes[..., 3:6] > 0, axis=-1))
+    volume = volumes(boxes)
+    finite = xp.all(xp.isfinite(boxes), axis=-1) & xp.isfinite(volume)
+    bad = ~(finite & xp.all(boxes[..., 3:6] > 0, axis=-1) & (volume > 0))
     if not bool(xp.any(bad)):
         return
-    rows = xp.reshape(boxes, (-1, 7))
     number = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
-    values = [float(value) for value in rows[number]]
-    what = "is not finite" if not np.isfinite(values).all() else "has a size that is not positive"
-    raise GeometryError(
-        f"box {number}",
-        f"{[round(value, 4) for value in values]} {what}",
-        "Give centre, full size and yaw of real boxes",
-    )
+    values = [float(f"{float(value):.4g}") for value in xp.reshape(boxes, (-1, 7))[number]]
+    what = "has a size that is not positive" if bool(xp.reshape(finite, (-1,))[number]) else "is not finite"
+    raise GeometryError(f"box {number}", f"{values} {what}", "Give centre, full size and yaw in metres and radians")
 
 
 def corners(
@@ -112,7 +109,11 @@ def contains(
     Args:
         points: In scene metres.
         boxes: Centre, size, yaw.
+
+    Raises:
+        GeometryError: If a box has no size or is not finite.
     """
+    check_boxes(boxes)
     xp = array_namespace(points, boxes)
     box = boxes[..., :, None, :]
     x, y, z = (points[..., None, :, axis] - box[..., axis] for axis in range(3))
