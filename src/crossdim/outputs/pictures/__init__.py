@@ -7,12 +7,24 @@ from crossdim.outputs.pictures.charts import Panel, confusion, curves, reliabili
 from crossdim.outputs.pictures.house import figure_bytes, save_figure
 from crossdim.outputs.pictures.preview import preview
 from crossdim.outputs.pictures.reconstruction import Reconstruction, reconstruction_2d, reconstruction_3d
+from crossdim.outputs.pictures.scene_reconstruction import (
+    ImageReconstruction,
+    PatchAttention,
+    PointsReconstruction,
+    SceneReconstruction,
+    scene_reconstruction,
+)
+from crossdim.outputs.pictures.scenes import scene_picture
 from crossdim.outputs.pictures.slices import Look, slice_scores_figure
 
 __all__ = [
+    "ImageReconstruction",
     "Look",
     "Panel",
+    "PatchAttention",
+    "PointsReconstruction",
     "Reconstruction",
+    "SceneReconstruction",
     "confusion",
     "curves",
     "figure_bytes",
@@ -22,6 +34,8 @@ __all__ = [
     "reliability",
     "roc",
     "save_figure",
+    "scene_picture",
+    "scene_reconstruction",
     "slice_scores_figure",
     "training_curves",
 ]
