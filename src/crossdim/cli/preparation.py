@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
     )(decathlon)
     dialogue_preparation.register(prepare)
     anatomy_preparation.register(prepare)
+    scene_preparation.register(prepare)
     room_preparation.register(prepare)
     app.add_typer(prepare)
 

@@ -17,6 +17,7 @@ Problem = Literal[
     "unreadable",
     "wrong_kind",
     "constant",
+    "box_without_points",
     "patient_in_several_splits",
     "duplicate_across_splits",
     "duplicate",
@@ -173,7 +174,9 @@ def _content(manifest: Manifest, progress: Progress | None) -> Iterator[Finding]
     together = {paths for record in manifest.records if record.more for paths in manifest.resolve_all(record)}
     seen: set[tuple[object, ...]] = set()
     for done, record in enumerate(manifest.records, 1):
-        for paths in manifest.resolve_all(record):
+        if record.scene is not None:
+            yield from _scene(manifest, record, same)
+        for paths in manifest.resolve_all(record) if record.scene is None else ():
             if paths in together and (paths, record.split) in seen:
                 continue  # alone here and with others there is no duplicate
             seen.add((paths, record.split))
@@ -194,6 +197,32 @@ def _content(manifest: Manifest, progress: Progress | None) -> Iterator[Finding]
     for records in same.values():
         if len(records) > 1:
             yield from _duplicates(records)
+
+
+def _scene(manifest: Manifest, record: Record, same: defaultdict[str, list[Record]]) -> Iterator[Finding]:
+    """Yield what reading a scene shows, and add it to those that may be the same."""
+    from crossdim.datasets.scenes import load_scene
+    from crossdim.geometry.boxes import as_array, contains
+
+    try:
+        scene = load_scene(manifest, record)
+    except CrossdimError as error:
+        yield Finding("unreadable", str(error).removesuffix("."), (record.id,))
+        return
+    if scene.image is not None and bool((scene.image.pixels == scene.image.pixels.flat[0]).all()):
+        yield Finding("constant", f"the picture of '{record.id}' holds one value only", (record.id,))
+    if scene.points is not None:
+        same[_fingerprint(scene.points.points)].append(record)
+    elif scene.image is not None:
+        same[_fingerprint(scene.image.pixels)].append(record)
+    if scene.points is not None and scene.boxes is not None and len(scene.boxes):
+        held = contains(scene.points.points.astype(np.float64), as_array(scene.boxes)).any(axis=-1)
+        if not held.all():
+            empty = [label for label, any_point in zip(scene.boxes.labels, held.tolist(), strict=True) if not any_point]
+            message = (
+                f"{len(empty)} of {len(held)} boxes of '{record.id}' hold no point ({', '.join(sorted(set(empty)))})"
+            )
+            yield Finding("box_without_points", message, (record.id,))
 
 
 def _duplicates(records: list[Record]) -> Iterator[Finding]:

@@ -4,21 +4,16 @@ Camera and boxes stand in the record rather than in files of their own, because 
 way: whoever makes the manifest turns them into one, once.
 """
 
-from typing import Literal
-
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from crossdim.errors import GeometryError
+from crossdim.geometry.camera import check_camera
+from crossdim.readers.depth import DepthEncoding
 from crossdim.samples import Boxes3D, Camera
-
-DepthEncoding = Literal["plain", "sunrgbd"]
-"""``plain``: a pixel times the unit is the depth; ``sunrgbd``: the bits of a pixel are rotated left by 13 first."""
 
 Row3 = tuple[float, float, float]
 Row4 = tuple[float, float, float, float]
-
-ROTATION_TOLERANCE = 1e-4
-"""How far the product of a rotation with its transpose may be from the identity."""
 
 
 class _Strict(BaseModel):
@@ -38,26 +33,13 @@ class SceneCamera(_Strict):
     size: tuple[PositiveInt, PositiveInt]
     camera_from_scene: tuple[Row4, Row4, Row4, Row4]
 
-    @field_validator("intrinsics")
-    @classmethod
-    def _projects(cls, rows: tuple[Row3, Row3, Row3]) -> tuple[Row3, Row3, Row3]:
-        if rows[0][0] <= 0 or rows[1][1] <= 0 or rows[1][0] != 0 or rows[2] != (0, 0, 1):
-            raise ValueError("must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx and fy above 0")
-        return rows
-
-    @field_validator("camera_from_scene")
-    @classmethod
-    def _rigid(cls, rows: tuple[Row4, Row4, Row4, Row4]) -> tuple[Row4, Row4, Row4, Row4]:
-        if rows[3] != (0, 0, 0, 1):
-            raise ValueError("must end with the row [0, 0, 0, 1]")
-        (a, b, c), (d, e, f), (g, h, i) = turn = [row[:3] for row in rows[:3]]
-        products = [sum(x * y for x, y in zip(one, other, strict=True)) for one in turn for other in turn]
-        unity = (1, 0, 0, 0, 1, 0, 0, 0, 1)
-        if max(abs(product - wanted) for product, wanted in zip(products, unity, strict=True)) > ROTATION_TOLERANCE:
-            raise ValueError("its 3x3 part must be a rotation, with rows of length 1 at right angles")
-        if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0:
-            raise ValueError("its 3x3 part must be a rotation, and mirrors the scene")
-        return rows
+    @model_validator(mode="after")
+    def _is_a_camera(self) -> "SceneCamera":
+        try:
+            check_camera(camera_of(self))
+        except GeometryError as error:
+            raise ValueError(error.reason) from error
+        return self
 
 
 class SceneBox(_Strict):
