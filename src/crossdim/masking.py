@@ -149,6 +149,25 @@ def block_point_mask(
     return mask.scatter_(1, nearest_neighbours(centers, middle, hidden)[:, 0], True)
 
 
+def visible_first(mask: Bool[Tensor, "batch groups"]) -> tuple[Int[Tensor, "batch groups"], int]:
+    """Return the order that puts visible groups before hidden ones, each in their own order, and how many are visible.
+
+    Args:
+        mask: True where a group is hidden.
+
+    Raises:
+        ContractError: The samples hide different numbers of groups, or all or none of them.
+    """
+    counts = set(mask.sum(dim=1).tolist())
+    if len(counts) != 1 or not counts < set(range(1, mask.shape[1])):
+        raise ContractError(
+            f"point mask of shape {tuple(mask.shape)}",
+            f"hides {sorted(counts)} groups",
+            "Hide equally many groups of every sample, neither all nor none",
+        )
+    return mask.to(torch.uint8).argsort(dim=1, stable=True), mask.shape[1] - counts.pop()
+
+
 def patches_of(
     u: Float[Tensor, "batch points"],
     v: Float[Tensor, "batch points"],

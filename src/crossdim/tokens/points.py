@@ -29,6 +29,19 @@ class PointGroups(NamedTuple):
     center_index: Int[Tensor, "batch groups"]
     member_index: Int[Tensor, "batch groups size"]
 
+    def take(self, index: Int[Tensor, "batch chosen"]) -> "PointGroups":
+        """Return some of the groups of each cloud.
+
+        Args:
+            index: Which, in the order wanted.
+        """
+        return PointGroups(
+            gather_points(self.centers, index),
+            gather_points(self.neighbourhoods.flatten(2), index).unflatten(2, self.neighbourhoods.shape[2:]),
+            self.center_index.gather(1, index),
+            self.member_index.gather(1, index[..., None].expand(-1, -1, self.member_index.shape[2])),
+        )
+
 
 def group_cloud(
     points: Float[Tensor, "batch points 3"],
