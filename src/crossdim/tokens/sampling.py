@@ -8,6 +8,10 @@ is never chosen twice; the rule that points near the origin are no candidates is
 nothing gives the nearest point, not point 0.
 """
 
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -18,10 +22,13 @@ from torch import Tensor
 
 from crossdim.errors import ContractError
 
-Backend = Literal["auto", "torch", "quickfps"]
+Backend = Literal["auto", "numba", "numpy", "torch"]
 
 NEAR_ORIGIN = 1e-3
 """Squared metres: what the authors' kernel takes for padding."""
+
+CELL = 128
+"""Points of a cell of the compiled sampling."""
 
 BLOCK = 1 << 22
 """Distances that are in memory at once."""
@@ -43,24 +50,50 @@ def farthest_points(
         start: The first point of every cloud, chosen whatever ``skip_near_origin`` says.
         valid: False where a cloud is padded; padding is never chosen.
         skip_near_origin: Whether points with ``|p|² <= 1e-3`` are left out, as in the authors' kernel.
-        backend: What computes it; the result is the same.
+        backend: What computes it; the result is the same. ``auto``: numba where it is installed, else numpy; torch on
+            other devices than the processor.
 
     Raises:
-        ContractError: A coordinate is not a number, ``start`` is no point, or a cloud has fewer than ``count`` points.
+        ContractError: A coordinate is not a number, ``start`` is no point, a cloud has fewer than ``count`` points, or
+            the backend is not installed.
     """
-    check_points(points)
-    flat = points.detach().float()
-    eligible = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device) if valid is None else valid.clone()
+    flat, eligible = _clean(points, valid)
     check_start(eligible, start)
     if skip_near_origin:
         x, y, z = flat.unbind(-1)
         eligible &= (x * x + y * y) + z * z > NEAR_ORIGIN
         eligible[:, start] = True
     check_count(eligible, count)
-    if flat.device.type != "cpu":
-        return _farthest_torch(flat, count, start, eligible)
-    clouds, masks = flat.numpy(), eligible.numpy()
-    return torch.from_numpy(np.stack([_farthest(*pair, count, start) for pair in zip(clouds, masks, strict=True)]))
+    backend = _backend(backend, points.device)
+    if backend == "torch":
+        return _by_torch(flat, count, start, eligible)
+    choose = _by_numba if backend == "numba" else _by_numpy
+    pairs = zip(flat.cpu().numpy(), eligible.cpu().numpy(), strict=True)
+    return torch.from_numpy(np.stack([choose(*pair, count, start) for pair in pairs])).to(points.device)
+
+
+def _backend(backend: Backend, device: torch.device) -> Backend:
+    if backend == "auto" and device.type != "cpu":
+        return "torch"
+    importable = find_spec("numba") is not None
+    if backend == "numba" and not importable:
+        raise ContractError("backend 'numba'", "is not installed", "Run pip install 'crossdim[points]'")
+    if backend == "auto":
+        return "numba" if importable else "numpy"
+    return backend
+
+
+def _clean(
+    points: Float[Tensor, "batch points 3"], valid: Bool[Tensor, "batch points"] | None
+) -> tuple[Float[Tensor, "batch points 3"], Bool[Tensor, "batch points"]]:
+    """Return the points in float32 with zeros for padding, and which of them there are."""
+    flat = points.detach().float()
+    if valid is None:
+        eligible = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
+    else:
+        flat, eligible = flat.masked_fill(~valid[..., None], 0), valid.clone()
+    check_points(flat)
+    return flat, eligible
 
 
 def check_points(points: Float[Tensor, "*batch points 3"]) -> None:
@@ -108,7 +141,7 @@ def check_count(eligible: Bool[Tensor, "batch points"], count: int) -> None:
         )
 
 
-def _farthest(points: NDArray[np.float32], eligible: NDArray[np.bool_], count: int, start: int) -> NDArray[np.int64]:
+def _by_numpy(points: NDArray[np.float32], eligible: NDArray[np.bool_], count: int, start: int) -> NDArray[np.int64]:
     x, y, z = np.ascontiguousarray(points.T)
     nearest = np.where(eligible, np.float32(np.inf), np.float32(-1))
     distance, part = np.empty_like(nearest), np.empty_like(nearest)
@@ -128,7 +161,92 @@ def _farthest(points: NDArray[np.float32], eligible: NDArray[np.bool_], count: i
     return chosen
 
 
-def _farthest_torch(
+def _by_numba(points: NDArray[np.float32], eligible: NDArray[np.bool_], count: int, start: int) -> NDArray[np.int64]:
+    order, edges = _cells(points)
+    ordered = points[order]
+    low, high = np.minimum.reduceat(ordered, edges[:-1]), np.maximum.reduceat(ordered, edges[:-1])
+    nearest = np.where(eligible[order], np.float32(np.inf), np.float32(-1))
+    place = int(np.flatnonzero(order == start)[0])
+    return _compiled_kernel()(np.ascontiguousarray(ordered.T), nearest, order, edges, low, high, count, place)
+
+
+def _cells(points: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return an order of the points by compact cells, each in ascending order inside, and where each cell begins."""
+    side = max(1, round((len(points) / CELL) ** (1 / 3)))
+    order = np.argsort(points[:, 0])
+    even = len(points) // side**3 * side**3
+    cells = order[None, :even]
+    for axis in (1, 2):
+        cells = cells.reshape(cells.shape[0] * side, -1)
+        cells = np.take_along_axis(cells, points[cells, axis].argsort(axis=1), axis=1)
+    cells = np.sort(cells.reshape(side**3, -1), axis=1)
+    edges = np.arange(0, even + 1, even // side**3)
+    if even < len(points):
+        edges = np.append(edges, len(points))
+    return np.concatenate([cells.ravel(), np.sort(order[even:])]), edges
+
+
+@lru_cache(maxsize=1)
+def _compiled_kernel() -> Callable[..., NDArray[np.int64]]:
+    """Return the compiled kernel, from numba's cache where it can keep one."""
+    import numba
+
+    kernel = inspect.unwrap(_choose)
+    try:
+        return numba.njit(nogil=True, cache=True)(kernel)
+    except RuntimeError:  # neither the package's folder nor the user's can be written
+        return numba.njit(nogil=True)(kernel)
+
+
+def _choose(
+    axes: NDArray[np.float32],
+    nearest: NDArray[np.float32],
+    order: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    count: int,
+    place: int,
+) -> NDArray[np.int64]:
+    """Choose points cell by cell: a cell whose bounding box is farther than all its distances stays as it is.
+
+    The distance to a box is computed in the same order of operations, and rounding is monotone: never more than the
+    distance to a point in it.
+    """
+    zero, taken = np.float32(0), np.float32(-1)
+    x, y, z = axes
+    cells = len(edges) - 1
+    largest = np.full(cells, np.float32(np.inf))
+    where = np.zeros(cells, np.int64)
+    chosen = np.empty(count, np.int64)
+    for step in range(count):
+        chosen[step] = order[place]
+        px, py, pz = x[place], y[place], z[place]
+        nearest[place] = taken
+        for cell in range(cells):
+            dx = max(max(low[cell, 0] - px, px - high[cell, 0]), zero)
+            dy = max(max(low[cell, 1] - py, py - high[cell, 1]), zero)
+            dz = max(max(low[cell, 2] - pz, pz - high[cell, 2]), zero)
+            if (dx * dx + dy * dy) + dz * dz > largest[cell]:
+                continue
+            best = taken
+            for point in range(edges[cell], edges[cell + 1]):
+                dx, dy, dz = x[point] - px, y[point] - py, z[point] - pz
+                nearest[point] = min(nearest[point], (dx * dx + dy * dy) + dz * dz)
+                best = max(best, nearest[point])
+            largest[cell] = best
+            where[cell] = edges[cell]
+            while nearest[where[cell]] != best:
+                where[cell] += 1
+        place = where[0]
+        for cell in range(1, cells):
+            distance = nearest[where[cell]]
+            if distance > nearest[place] or (distance == nearest[place] and order[where[cell]] < order[place]):
+                place = where[cell]
+    return chosen
+
+
+def _by_torch(
     points: Float[Tensor, "batch points 3"], count: int, start: int, eligible: Bool[Tensor, "batch points"]
 ) -> Int[Tensor, "batch count"]:
     x, y, z = (axis.contiguous() for axis in points.unbind(-1))
@@ -182,14 +300,13 @@ def nearest_neighbours(
     Raises:
         ContractError: A coordinate is not a number, or a cloud has fewer than ``count`` points.
     """
-    check_points(points)
+    flat, eligible = _clean(points, valid)
     check_points(queries)
-    eligible = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if valid is None else valid
     check_count(eligible, count)
-    step = max(1, BLOCK // (points.shape[0] * points.shape[1]))
+    step = max(1, BLOCK // eligible.numel())
     found = []
     for part in queries.detach().split(step, dim=1):
-        distance = squared_distances(part, points.detach()).masked_fill_(~eligible[:, None], torch.inf)
+        distance = squared_distances(part, flat).masked_fill_(~eligible[:, None], torch.inf)
         found.append(_smallest(distance.flatten(0, 1), count).unflatten(0, distance.shape[:2]))
     return torch.cat(found, dim=1)
 
@@ -226,15 +343,14 @@ def ball_query(
     Raises:
         ContractError: A coordinate is not a number, or a cloud has no points.
     """
-    check_points(points)
+    flat, eligible = _clean(points, valid)
     check_points(queries)
-    eligible = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if valid is None else valid
     check_count(eligible, 1)
-    step = max(1, BLOCK // (points.shape[0] * points.shape[1]))
+    step = max(1, BLOCK // eligible.numel())
     limit = torch.tensor(radius, dtype=torch.float32).square().item()
     found = []
     for part in queries.detach().split(step, dim=1):
-        distance = squared_distances(part, points.detach()).masked_fill_(~eligible[:, None], torch.inf)
+        distance = squared_distances(part, flat).masked_fill_(~eligible[:, None], torch.inf)
         rows = distance.flatten(0, 1)
         nearest = rows.argmin(1, keepdim=True)
         inside = rows < limit
