@@ -210,7 +210,7 @@ def _read_and_prepare(folder: Path) -> str:
     import nibabel
     import numpy as np
 
-    from crossdim.readers import read
+    from crossdim.readers import read_channels
     from crossdim.transforms.contract import PercentileIntensity, PreprocessingContract, VolumeContract
 
     path = folder / "toy.nii.gz"
@@ -222,7 +222,7 @@ def _read_and_prepare(folder: Path) -> str:
         ),
         source="crossdim doctor",
     )
-    tensor = contract.prepare(read(path)).tensor
+    tensor = contract.prepare(read_channels([path])).tensor
     return f"NIfTI of {voxels.shape} voxels -> tensor of {tuple(tensor.shape)}"
 
 

@@ -1,4 +1,4 @@
-"""`crossdim inspect`: what a file is, or a table of what a folder holds."""
+"""`crossdim inspect`: what a file or a scene is, or a table of what a folder holds."""
 
 import os
 from collections import Counter
@@ -13,6 +13,7 @@ from crossdim.errors import CrossdimError, ReadError, RecipeError
 
 if TYPE_CHECKING:
     from crossdim.readers import Inspection
+    from crossdim.readers.inspection import SceneFacts
 
 CHOICES_SHOWN = 6
 
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
             "crossdim inspect brain.nii.gz",
             "crossdim inspect series/ --save preview.png",
             "crossdim inspect 'retinamnist.npz#train/12'",
+            "crossdim inspect room/ --save room.png",
             "crossdim inspect scans/ --json > scans.jsonl",
             "crossdim inspect archive/ --no-intensities",
         )
@@ -35,7 +37,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A file, a DICOM series, or a folder of files; `#` selects inside one.")],
+    path: Annotated[
+        str, typer.Argument(help="A file, a DICOM series, a scene, or a folder of them; `#` selects inside one.")
+    ],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture of the one file.")] = None,
     intensities: Annotated[
         bool, typer.Option(help="Read the intensities too; without, headers alone, which is faster.")
@@ -44,7 +48,8 @@ def inspect(
 ) -> None:
     """Say what a file is: kind, shape, spacing, orientation, intensities, and what is wrong with it.
 
-    A folder gives a table with a row for each file. The exit code is 2 if anything could not be read.
+    Of points and scenes: how many, where, and how dense they are, what the camera sees of them, and the boxes.
+    A folder gives a table with a row for each file, scene or frame. The exit code is 2 if anything could not be read.
     """
     from crossdim import readers
 
@@ -64,13 +69,27 @@ def _inspect_one(source: str, save: Path | None, intensities: bool, as_json: boo
 
     inspection = readers.inspect(source, intensity=intensities)
     if save:
-        from crossdim.outputs.pictures import preview, save_figure
-
-        save_figure(preview(readers.read(source)), save)
+        _save_picture(source, save)
     if as_json:
         print_json(inspection)
     else:
         show_facts([*_facts(inspection), *([("picture", str(save))] if save else [])])
+    if inspection.contradicts:
+        raise typer.Exit(2)
+
+
+def _save_picture(source: str, save: Path) -> None:
+    from crossdim import readers
+    from crossdim.outputs.pictures import preview, save_figure
+    from crossdim.samples import PointCloud, Scene
+
+    noun = readers.read(source)
+    if isinstance(noun, PointCloud | Scene):
+        from crossdim.outputs.pictures.scenes import scene_picture
+
+        save_figure(scene_picture(noun), save)
+    else:
+        save_figure(preview(noun), save)
 
 
 def _inspect_all(folder: str, sources: list[str], intensities: bool, as_json: bool) -> None:
@@ -92,7 +111,7 @@ def _inspect_all(folder: str, sources: list[str], intensities: bool, as_json: bo
             print_json({"path": refusal.subject, "error": refusal.reason, "remedy": refusal.remedy})
     else:
         _show_table(folder, inspections, refused)
-    if refused:
+    if refused or any(inspection.contradicts for inspection in inspections):
         raise typer.Exit(2)
 
 
@@ -104,24 +123,61 @@ def _facts(inspection: "Inspection") -> list[tuple[str, str]]:
         ("path", inspection.path),
         ("kind", inspection.kind),
         ("format", inspection.format),
-        ("shape", f"{_sizes(inspection.shape)} ({_axes(inspection.shape)})"),
+        ("shape", f"{_sizes(inspection.shape)} ({_axes(inspection)})" if inspection.shape else ""),
         ("spacing", f"{_sizes(inspection.spacing_mm)} mm" if inspection.spacing_mm else ""),
         ("orientation", inspection.orientation or ""),
         ("type", inspection.dtype),
         ("intensities", _intensities(inspection)),
+        *(_scene_facts(inspection.scene) if inspection.scene else ()),
         ("choices", ", ".join(choices) + (f" and {more} more" if more > 0 else "")),
         *(("problem", problem) for problem in inspection.problems),
     ]
     return [(name, value) for name, value in facts if value]
 
 
+def _scene_facts(scene: "SceneFacts") -> list[tuple[str, str]]:
+    """Return the lines about points, camera and boxes; those that do not apply are empty."""
+    camera = ""
+    if scene.camera and scene.view_deg:
+        height, width = scene.camera
+        camera = f"{height} x {width} pixels (height x width), sees {_sizes(scene.view_deg)} degrees"
+    return [
+        ("points", "" if scene.points is None else str(scene.points)),
+        ("extent", f"{_extent(scene)} m (x, y, z)" if scene.low_m else ""),
+        ("a point every", f"{scene.spacing_m:.3g} m" if scene.spacing_m is not None else ""),
+        ("with", ", ".join([*["colours"] * scene.colors, *scene.attributes])),
+        ("camera", camera),
+        ("in view", f"{scene.in_view:.1%} of the points" if scene.in_view is not None else ""),
+        ("boxes", "" if scene.boxes is None else _boxes(scene.boxes)),
+    ]
+
+
+def _extent(scene: "SceneFacts") -> str:
+    return ", ".join(
+        f"{low:.3g} to {high:.3g}" for low, high in zip(scene.low_m or (), scene.high_m or (), strict=True)
+    )
+
+
+def _boxes(boxes: dict[str, int]) -> str:
+    classes = sorted(boxes.items(), key=lambda one: -one[1])
+    shown = ", ".join(f"{count} {label}" for label, count in classes[:CHOICES_SHOWN])
+    more = len(classes) - CHOICES_SHOWN
+    return (
+        f"{sum(boxes.values())}" + (f": {shown}" if shown else "") + (f" and {more} more classes" if more > 0 else "")
+    )
+
+
 def _intensities(inspection: "Inspection") -> str:
     low, high = inspection.intensity_min, inspection.intensity_max
-    return inspection.unit if low is None or high is None else f"{low:.5g} to {high:.5g}, {inspection.unit}"
+    unit = inspection.unit or ""
+    return unit if low is None or high is None else f"{low:.5g} to {high:.5g}, {unit}"
 
 
-def _axes(shape: tuple[int, ...]) -> str:
-    return " x ".join(("channels", "depth", "height", "width") if len(shape) == 4 else ("channels", "height", "width"))
+def _axes(inspection: "Inspection") -> str:
+    if inspection.kind == "points" or len(inspection.shape) == 2:
+        return "points x columns"
+    axes = ("channels", "depth", "height", "width")
+    return " x ".join(axes if len(inspection.shape) == 4 else ("channels", "height", "width"))
 
 
 def _sizes(sizes: Sequence[float | int], between: str = " x ") -> str:
@@ -138,7 +194,7 @@ def _show_table(folder: str, inspections: list["Inspection"], refused: list[Cros
     table = Table(
         Column("path", overflow="fold"),
         *(Column(name, no_wrap=True) for name in columns),
-        Column("intensities", overflow="fold"),
+        Column("contents", overflow="fold"),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -149,7 +205,7 @@ def _show_table(folder: str, inspections: list["Inspection"], refused: list[Cros
             _sizes(found.shape, "\u00d7"),
             _sizes(found.spacing_mm or (), "\u00d7"),
             found.orientation or "",
-            _intensities(found),
+            _intensities(found) if found.scene is None else _in_short(found.scene),
         )
         table.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, markup=False)
@@ -160,8 +216,27 @@ def _show_table(folder: str, inspections: list["Inspection"], refused: list[Cros
     for refusal in refused:
         console.print(str(refusal))
     kinds = Counter(found.kind for found in inspections)
-    counts = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
+    counts = ", ".join(_counted(count, kind) for kind, count in sorted(kinds.items()))
     console.print(f"{counts or 'nothing'} read, {len(troubled)} with problems; {len(refused)} not readable")
+
+
+def _in_short(scene: "SceneFacts") -> str:
+    """Return the cell about points, camera and boxes."""
+    parts = [
+        f"{scene.points} points" if scene.points is not None else "",
+        f"{_sizes([high - low for low, high in zip(scene.low_m or (), scene.high_m or (), strict=True)])} m"
+        if scene.low_m
+        else "",
+        f"{scene.in_view:.0%} in view" if scene.in_view is not None else "",
+        f"{sum(scene.boxes.values())} boxes" if scene.boxes is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _counted(count: int, kind: str) -> str:
+    if kind == "points":
+        return f"{count} cloud{'s' if count > 1 else ''} of points"
+    return f"{count} {kind}{'s' if count > 1 else ''}"
 
 
 def _below(path: str, folder: str) -> str:

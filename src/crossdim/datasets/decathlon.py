@@ -148,7 +148,7 @@ def _values(mask: Path) -> frozenset[int]:
 
     from crossdim import readers
 
-    return frozenset(int(value) for value in np.unique(values_of(readers.read(mask)))) - {0}
+    return frozenset(int(value) for value in np.unique(values_of(readers.read_channels([mask])))) - {0}
 
 
 def _structures(

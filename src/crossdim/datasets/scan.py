@@ -58,6 +58,8 @@ def kinds_of(
             if found.needs_choice:
                 shown = " to ".join(dict.fromkeys(f"#{choice}" for choice in (found.choices[0], found.choices[-1])))
                 skipped.append(Skipped(path, f"{found.problems[0]}: name one of {shown} in a table"))
+            elif found.kind == "points" or found.kind == "scene":
+                skipped.append(Skipped(path, f"is {found.kind}, for which there is `crossdim prepare scenes`"))
             else:
                 kinds[path] = found.kind
         if progress:

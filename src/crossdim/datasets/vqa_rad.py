@@ -172,7 +172,7 @@ def _by_content(images: Sequence[str], progress: Progress | None) -> tuple[dict[
     broken = []
     for done, image in enumerate(images, 1):
         try:
-            pixels = values_of(readers.read(image))
+            pixels = values_of(readers.read_channels([image]))
         except CrossdimError as error:
             broken.append(Skipped(image, error.reason))
         else:

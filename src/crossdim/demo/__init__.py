@@ -213,7 +213,7 @@ def write_report(
     from crossdim.outputs.document import save_document
     from crossdim.outputs.pictures import preview
     from crossdim.outputs.report import evaluation_sections, headline, pretraining_sections
-    from crossdim.readers import read
+    from crossdim.readers import read_channels
 
     drawn = {kind: sorted((encoder / "pictures").glob(f"{kind}s-*.png"))[-1] for kind in ("image", "volume")}
     reconstructions = [
@@ -222,7 +222,8 @@ def write_report(
     ]
     log = [json.loads(line) for line in (encoder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     chances = ", ".join(f"{name} {chance:.0%}" for name, chance in prediction.probabilities.items())
-    unseen = Picture.from_figure(preview(read(prediction.path)), f"Predicted: {chances}.", "The unseen picture")
+    unseen_image = preview(read_channels([prediction.path]))
+    unseen = Picture.from_figure(unseen_image, f"Predicted: {chances}.", "The unseen picture")
     others = {arm: report for arm, report in reports.items() if arm != "pretrained"}
     page = Document(
         "crossdim demo",

@@ -11,17 +11,23 @@ should know and can live with is in the ``warnings`` of what is returned.
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crossdim.errors import GeometryError, ReadError
 from crossdim.geometry.affine import farthest_corner_mm, spacing_mm
 from crossdim.readers.folder import dicom_files, find_readable
-from crossdim.readers.formats import detect, is_readable
+from crossdim.readers.formats import ALWAYS_POINTS, detect, is_readable
+from crossdim.readers.grids import open_grid
 from crossdim.readers.inspection import Inspection, Opened
 from crossdim.readers.limits import Limits, check_declared
-from crossdim.readers.selector import no_selector, split_selector
-from crossdim.samples import Image, IntensityUnit, Origin, Volume
+from crossdim.readers.selector import split_selector
+from crossdim.samples import Image, IntensityUnit, Origin, PointCloud, Scene, Volume
+
+if TYPE_CHECKING:
+    from crossdim.readers.pointcloud import OpenedPoints
+    from crossdim.readers.scene_folder import OpenedScene
 
 __all__ = ["Inspection", "Limits", "find_readable", "inspect", "is_readable", "read", "read_channels"]
 
@@ -31,11 +37,11 @@ _APART = 0.1
 """Share of a voxel that co-registered volumes may be apart."""
 
 
-def read(path: Path, *, limits: Limits | None = None) -> Image | Volume:
-    """Read an image or a volume.
+def read(path: Path, *, limits: Limits | None = None) -> Image | Volume | PointCloud | Scene:
+    """Read an image, a volume, points or a scene.
 
     Args:
-        path: A file, or a folder with a DICOM series; may end in ``#selector``.
+        path: A file, a folder with a DICOM series, or a scene's folder; may end in ``#selector``.
         limits: The largest files that are read.
 
     Raises:
@@ -60,7 +66,14 @@ def inspect(path: Path, *, limits: Limits | None = None, intensity: bool = True)
         ReadError: As ``read`` does.
         GeometryError: As ``read`` does.
     """
-    return _open(path, limits or Limits()).inspect(intensity=intensity)
+    opened = _open(path, limits or Limits())
+    if isinstance(opened, Opened):
+        return opened.inspect(intensity=intensity)
+    from crossdim.readers.scene_inspection import inspect_points, inspect_scene
+
+    if opened.kind == "points":
+        return inspect_points(opened, intensity=intensity)
+    return inspect_scene(opened, intensity=intensity)
 
 
 def read_channels(paths: Sequence[Path], *, limits: Limits | None = None) -> Image | Volume:
@@ -79,7 +92,7 @@ def read_channels(paths: Sequence[Path], *, limits: Limits | None = None) -> Ima
     if not paths:
         raise ReadError("read_channels", "got no files", "Give at least one path")
     allowed = limits or Limits()
-    opened = [_open(path, allowed) for path in paths]
+    opened = [_grid(_open(path, allowed)) for path in paths]
     if len(opened) == 1:
         return opened[0].read()
     _check_together(opened)
@@ -101,40 +114,37 @@ def read_channels(paths: Sequence[Path], *, limits: Limits | None = None) -> Ima
     return Volume(values, first.affine, unit, origin, _unique([one.name for one in opened]), warnings)
 
 
-def _open(path: Path, limits: Limits) -> Opened:
+def _open(path: Path, limits: Limits) -> "Opened | OpenedPoints | OpenedScene":
     """Read the header of what a path names; formats are imported when they are met."""
     source, select = split_selector(os.fspath(path))
     if os.path.isdir(source):
         return _open_folder(source, select, limits)
-    match detect(source, limits):
-        case "picture":
-            from crossdim.readers.image import open_image
+    format_ = detect(source, limits)
+    if format_ in ALWAYS_POINTS or (format_ in ("npy", "npz") and _array_of_points(source, select, limits)):
+        from crossdim.readers.pointcloud import open_points
 
-            no_selector(source, select)
-            return open_image(source, limits)
-        case "tiff":
-            from crossdim.readers.tiff import open_tiff
-
-            return open_tiff(source, select, limits)
-        case "nifti":
-            from crossdim.readers.nifti import open_nifti
-
-            return open_nifti(source, select, limits)
-        case "dicom":
-            from crossdim.readers.dicom import open_dicom
-
-            return open_dicom(source, select, limits)
-        case "npy":
-            from crossdim.readers.array import open_npy
-
-            return open_npy(source, select, limits)
-        case "npz":
-            from crossdim.readers.array import open_npz
-
-            return open_npz(source, select, limits)
+        return open_points(source, select, format_, limits)
+    return open_grid(source, select, format_, limits)
 
 
-def _open_folder(folder: str, select: str | None, limits: Limits) -> Opened:
+def _array_of_points(source: str, select: str | None, limits: Limits) -> bool:
+    from crossdim.readers.point_arrays import holds_points
+
+    return holds_points(source, select, limits)
+
+
+def _grid(opened: "Opened | OpenedPoints | OpenedScene") -> Opened:
+    if isinstance(opened, Opened):
+        return opened
+    what = "points" if opened.kind == "points" else "a scene"
+    raise ReadError(opened.path, f"holds {what}, not pixels or voxels", "Give an image or a volume")
+
+
+def _open_folder(folder: str, select: str | None, limits: Limits) -> "Opened | OpenedScene":
+    from crossdim.readers.scene_folder import open_scene, scene_layout
+
+    if scene_layout(folder):
+        return open_scene(folder, select, limits)
     from crossdim.readers.dicom_series import open_series
 
     files = dicom_files(folder)

@@ -45,7 +45,7 @@ _MEDMNIST_PARTS = ("train", "val", "test")
 _CACHED_BYTES = 2**29
 _EXPANSION = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_EXPANSION}
 _HEADER_ERRORS = (ValueError, TypeError, KeyError, EOFError, tokenize.TokenError, RecursionError, MemoryError)
-_ZIP_ERRORS = (
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     UnicodeError,
     zlib.error,
@@ -58,7 +58,16 @@ _ZIP_ERRORS = (
 
 
 @dataclass(frozen=True)
-class _Header:
+class ArrayHeader:
+    """What stands before the values of an array.
+
+    Attributes:
+        shape: As declared.
+        dtype: As declared.
+        fortran: Whether the first axis is the fastest.
+        begins: Where the values begin.
+    """
+
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran: bool
@@ -66,10 +75,12 @@ class _Header:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def rows(self) -> int:
+        """Size of the first axis; 0 for a single number."""
         return self.shape[0] if self.shape else 0
 
 
@@ -96,7 +107,7 @@ def open_npy(path: str, select: str | None, limits: Limits) -> Opened:
     no_selector(path, select)
     stored = file_bytes(path, limits)
     with open(path, "rb") as stream:
-        header = _header(path, stream)
+        header = npy_header(path, stream)
     check_declared(path, header.shape, limits)
     check_stored(path, header.begins + header.bytes, stored)
 
@@ -136,7 +147,7 @@ def open_npz(path: str, select: str | None, limits: Limits) -> Opened:
     return Opened(**{**vars(opened), "choices": choices, "needs_choice": needed})
 
 
-def npz_headers(path: str) -> dict[str, _Header]:
+def npz_headers(path: str) -> dict[str, ArrayHeader]:
     """Return the shape and type of every array, and check that all can be in the file.
 
     Args:
@@ -153,7 +164,7 @@ def npz_headers(path: str) -> dict[str, _Header]:
                     continue
                 name = member.filename.removesuffix(".npy")
                 with archive.open(member) as stream:
-                    header = _header(f"{path}#{name}", stream)
+                    header = npy_header(f"{path}#{name}", stream)
                 declared = header.begins + header.bytes
                 expansion = _EXPANSION.get(member.compress_type)
                 if declared != member.file_size:
@@ -162,14 +173,23 @@ def npz_headers(path: str) -> dict[str, _Header]:
                 if expansion is not None:
                     check_stored(f"{path}#{name}", declared, member.compress_size, expansion)
                 headers[name] = header
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise ReadError(path, f"is a damaged .npz file ({error})", "Copy or save it again") from error
     if not headers:
         raise ReadError(path, "holds no arrays", "Save arrays with numpy.savez")
     return headers
 
 
-def _header(path: str, stream: _Stream) -> _Header:
+def npy_header(path: str, stream: _Stream) -> ArrayHeader:
+    """Read the header of an array, and leave the stream at its values.
+
+    Args:
+        path: The file, for the error.
+        stream: At the beginning of an .npy.
+
+    Raises:
+        ReadError: If it is damaged, or the array holds Python objects.
+    """
     try:
         version = npy_format.read_magic(stream)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
@@ -179,17 +199,17 @@ def _header(path: str, stream: _Stream) -> _Header:
     if dtype.hasobject:
         reason = "holds Python objects, which can run code when they are read"
         raise ReadError(path, reason, "Save it as an array of numbers")
-    return _Header(shape, dtype, fortran, stream.tell())
+    return ArrayHeader(shape, dtype, fortran, stream.tell())
 
 
 def _array(path: str, stream: _Stream) -> NDArray[np.generic]:
     try:
         return npy_format.read_array(stream, allow_pickle=False)
-    except (*_HEADER_ERRORS, *_ZIP_ERRORS) as error:
+    except (*_HEADER_ERRORS, *ZIP_ERRORS) as error:
         raise ReadError(path, f"is cut short or damaged ({error})", "Copy or save it again") from error
 
 
-def _choose(path: str, select: str | None, headers: dict[str, _Header]) -> tuple[_Chosen, str, tuple[str, ...]]:
+def _choose(path: str, select: str | None, headers: dict[str, ArrayHeader]) -> tuple[_Chosen, str, tuple[str, ...]]:
     """Return what is chosen, why a choice is needed (or nothing), and the choices."""
     parts = {part: name for part in _MEDMNIST_PARTS if (name := f"{part}_images") in headers and headers[name].rows}
     if select is None:
@@ -217,7 +237,7 @@ def _choose(path: str, select: str | None, headers: dict[str, _Header]) -> tuple
     return _Chosen(name, int(row), medmnist), "", ()
 
 
-def _member(path: str, chosen: _Chosen, header: _Header) -> NDArray[np.generic]:
+def _member(path: str, chosen: _Chosen, header: ArrayHeader) -> NDArray[np.generic]:
     place = stat(path)
     if header.bytes <= _CACHED_BYTES:
         values = _whole_member(path, chosen.name, place.st_mtime_ns, place.st_size)
@@ -238,7 +258,7 @@ def _whole_member(path: str, name: str, changed_ns: int, size: int) -> NDArray[n
         return _array(path, stream)
 
 
-def _one_row(path: str, stream: _Stream, header: _Header, row: int) -> NDArray[np.generic]:
+def _one_row(path: str, stream: _Stream, header: ArrayHeader, row: int) -> NDArray[np.generic]:
     """Read up to one row of an array that is too large to be kept."""
     if header.fortran:
         raise ReadError(path, "is stored with rows scattered (Fortran order)", "Save it in C order")
@@ -248,7 +268,7 @@ def _one_row(path: str, stream: _Stream, header: _Header, row: int) -> NDArray[n
         stream.seek(header.begins + row * wanted)
         data = stream.read(wanted)
         return np.frombuffer(data, header.dtype).reshape(shape).copy()
-    except (*_ZIP_ERRORS, ValueError) as error:
+    except (*ZIP_ERRORS, ValueError) as error:
         raise ReadError(path, f"is cut short or damaged ({error})", "Copy or save it again") from error
 
 

@@ -4,6 +4,8 @@ import gzip
 import os
 import zlib
 
+import numpy as np
+
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -47,3 +49,20 @@ def pair_member(path: str, ending: str) -> str | None:
     stem = os.path.splitext(path.removesuffix(".gz"))[0]
     candidates = [stem + form + zipped for form in (ending, ending.upper()) for zipped in ("", ".gz")]
     return next((name for name in candidates if os.path.isfile(name)), None)
+
+
+def looks_like_float32(path: str) -> bool:
+    """Tell whether a file may hold little-endian float32 numbers of a laser scan, which no header says.
+
+    Bytes of another kind, taken for float32, are mostly numbers that are no distance: far too large or too small.
+
+    Args:
+        path: The file.
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(4096)
+    values = np.frombuffer(start[: len(start) // 4 * 4], "<f4")
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(values)
+        plausible = (sizes < 1e6) & (sizes > 1e-6) | (values == 0) | np.isnan(values)
+    return bool(values.size and plausible.mean() > 0.9)

@@ -1,4 +1,4 @@
-"""What a folder holds that can be read: files, and DICOM series as one each."""
+"""What a folder holds that can be read: files, and DICOM series and scenes as one each."""
 
 import os
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from crossdim.readers.limits import Limits
 def find_readable(folder: str | os.PathLike[str], *, limits: Limits | None = None) -> list[str]:
     """Return what ``read`` takes in a folder and all folders below it, sorted; hidden ones are left out.
 
+    A scene's folder is returned as one, and a folder of frames with ``#name`` for each frame; see ``scene_folder``.
     Slices of a DICOM series are returned as one: their folder, with ``#SeriesInstanceUID`` if it holds other DICOM
     pictures too. DICOM pictures that are no slices are returned one by one, as are damaged files, so that reading
     them says what is wrong.
@@ -28,6 +29,11 @@ def find_readable(folder: str | os.PathLike[str], *, limits: Limits | None = Non
         raise ReadError(root, "is not a folder", "Name a folder")
     found: list[str] = []
     for place, folders, names in os.walk(root):
+        scenes = _scene_sources(place) if "camera.json" in names else []
+        if scenes:
+            folders.clear()
+            found += scenes
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [os.path.join(place, name) for name in sorted(names) if not name.startswith(".")]
         dicom = [path for path in paths if _is_dicom(path)]
@@ -36,6 +42,17 @@ def find_readable(folder: str | os.PathLike[str], *, limits: Limits | None = Non
         if dicom:
             found += _dicom_sources(place, dicom, limits or Limits())
     return sorted(found)
+
+
+def _scene_sources(folder: str) -> list[str]:
+    from crossdim.readers.scene_folder import frame_names, scene_layout
+
+    match scene_layout(folder):
+        case "scene":
+            return [folder]
+        case "frames":
+            return [f"{folder}#{name}" for name in frame_names(folder)]
+    return []
 
 
 def dicom_files(folder: str) -> list[str]:

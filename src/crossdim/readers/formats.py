@@ -4,10 +4,13 @@ import os
 from typing import Literal
 
 from crossdim.errors import ReadError
-from crossdim.readers.content import first_bytes, nifti_magic
+from crossdim.readers.content import first_bytes, looks_like_float32, nifti_magic
 from crossdim.readers.limits import Limits, file_bytes
 
-Format = Literal["picture", "tiff", "nifti", "dicom", "npy", "npz"]
+Format = Literal["picture", "tiff", "nifti", "dicom", "npy", "npz", "ply", "pcd", "bin", "mat"]
+
+ALWAYS_POINTS: tuple[Format, ...] = ("ply", "pcd", "bin", "mat")
+"""Formats that hold points and nothing else; arrays may hold them."""
 
 _NAMES: dict[Format, str] = {
     "picture": "a PNG, JPEG or BMP picture",
@@ -16,6 +19,10 @@ _NAMES: dict[Format, str] = {
     "dicom": "a DICOM file",
     "npy": "a NumPy array",
     "npz": "a NumPy archive",
+    "ply": "a PLY file",
+    "pcd": "a PCD file",
+    "bin": "a laser scan of float32",
+    "mat": "a MATLAB file",
 }
 _ENDINGS: dict[str, Format] = {
     ".png": "picture",
@@ -35,6 +42,10 @@ _ENDINGS: dict[str, Format] = {
     ".ima": "dicom",
     ".npy": "npy",
     ".npz": "npz",
+    ".ply": "ply",
+    ".pcd": "pcd",
+    ".bin": "bin",
+    ".mat": "mat",
 }
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"\x89PNG\r\n\x1a\n", "picture"),
@@ -46,9 +57,15 @@ _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"MM\0+", "tiff"),
     (b"\x93NUMPY", "npy"),
     (b"PK\x03\x04", "npz"),
+    (b"ply\n", "ply"),
+    (b"ply\r", "ply"),
+    (b"# .PCD", "pcd"),
+    (b"VERSION ", "pcd"),
+    (b"MATLAB 5.0 ", "mat"),
+    (b"MATLAB 7.3 ", "mat"),
 )
 _DISPLAYED: tuple[Format, ...] = ("picture", "tiff")
-_KINDS_READ = "PNG, JPEG, BMP, TIFF, NIfTI, DICOM, .npy and .npz files are read"
+_KINDS_READ = "PNG, JPEG, BMP, TIFF, NIfTI, DICOM, .npy, .npz, PLY, PCD, .bin and .mat files are read"
 
 
 def ending_format(path: str) -> Format | None:
@@ -67,6 +84,8 @@ def content_format(path: str) -> Format | None:
     Args:
         path: The file.
     """
+    if ending_format(path) == "bin":
+        return "bin" if looks_like_float32(path) else None
     start, compressed = first_bytes(path)
     if nifti_magic(start):
         return "nifti"
@@ -129,7 +148,7 @@ def is_readable(path: str) -> bool:
     Args:
         path: The file.
     """
-    if ending_format(path) is not None:
+    if ending_format(path) not in (None, "bin"):
         return True
     try:
         return os.path.isfile(path) and content_format(path) is not None

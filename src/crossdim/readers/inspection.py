@@ -13,27 +13,61 @@ from crossdim.samples import Image, IntensityUnit, Volume
 
 
 @dataclass(frozen=True)
+class SceneFacts:
+    """What points or a scene hold; None where that part is absent or was not looked at.
+
+    Attributes:
+        points: How many there are in the file.
+        low_m: Smallest x, y and z.
+        high_m: Largest x, y and z.
+        spacing_m: Typical distance from a point to the nearest other one.
+        colors: Whether points have colours.
+        attributes: What else is known of each point.
+        image: (height, width) of the picture.
+        camera: (height, width) of the camera's picture.
+        view_deg: How far the camera sees, (across, down).
+        in_view: Share of the points that it sees.
+        boxes: How many boxes each class has.
+    """
+
+    points: int | None = None
+    low_m: tuple[float, float, float] | None = None
+    high_m: tuple[float, float, float] | None = None
+    spacing_m: float | None = None
+    colors: bool = False
+    attributes: tuple[str, ...] = ()
+    image: tuple[int, int] | None = None
+    camera: tuple[int, int] | None = None
+    view_deg: tuple[float, float] | None = None
+    in_view: float | None = None
+    boxes: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a file is.
 
     Attributes:
         path: As given, with its selector.
-        kind: Whether it is read as an image or a volume.
+        kind: What it is read as.
         format: The file format in words.
-        shape: (channels, height, width) or (channels, depth, height, width).
+        shape: (channels, height, width), (channels, depth, height, width) or, of points, (points, columns); of a scene
+            its picture's, or else its points'.
         spacing_mm: Millimetres along (height, width) or (depth, height, width), when the file says so.
         orientation: Of a volume: where depth, height and width point to, such as ``SPL``.
-        dtype: Numeric type of the intensities as read.
+        dtype: Numeric type of the intensities or coordinates as read.
         intensity_min: Smallest finite intensity; None if intensities were not looked at.
         intensity_max: Largest finite intensity; None if intensities were not looked at.
-        unit: What an intensity means.
+        unit: What an intensity means; None of points and scenes.
         problems: Everything that a user should know before using it.
         choices: What can stand behind ``#``, if the file holds several images or volumes.
         needs_choice: Whether ``read`` refuses it until one of the choices is named.
+        contradicts: Whether ``read`` refuses it because its parts contradict one another; ``problems`` say how.
+        scene: Of points and scenes.
     """
 
     path: str
-    kind: Literal["image", "volume"]
+    kind: Literal["image", "volume", "points", "scene"]
     format: str
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None
@@ -41,10 +75,12 @@ class Inspection:
     dtype: str
     intensity_min: float | None
     intensity_max: float | None
-    unit: IntensityUnit
+    unit: IntensityUnit | None
     problems: tuple[str, ...]
     choices: tuple[str, ...]
     needs_choice: bool
+    contradicts: bool = False
+    scene: SceneFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ class Limits:
         max_voxels: Values of an image or a volume, all channels together.
         max_file_bytes: Length of a file.
         max_gzip_bytes: Bytes that are unpacked from a compressed file.
+        max_points: Points of a cloud; more are thinned evenly where the file is binary, and refused where it is text.
     """
 
     max_voxels: int = 2**30
     max_file_bytes: int = 2**34
     max_gzip_bytes: int = 2**32
+    max_points: int = 10_000_000
 
 
 def file_bytes(path: str, limits: Limits) -> int:
