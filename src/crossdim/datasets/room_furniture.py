@@ -90,13 +90,13 @@ def _chair(g: Generator) -> list[Part]:
     width, depth, seat, top = g.uniform((0.4, 0.42, 0.42, 0.8), (0.54, 0.55, 0.48, 1.02))
     wood = tone(g, WOODS if g.random() < 0.6 else METALS)
     cushion = tone(g, FABRICS) if g.random() < 0.5 else wood
-    parts = [_box(0, 0, seat - 0.05, (width, depth, 0.05), cushion)]
+    parts = [_box(0.0, 0.0, seat - 0.05, (width, depth, 0.05), cushion)]
     if g.random() < 0.35:  # an office chair: column, foot, soft back
         parts += [
-            _disc(0, 0, 0.06, (0.07, 0.07, seat - 0.11), wood),
-            _disc(0, 0, 0.0, (width * 1.05, width * 1.05, 0.06), wood),
-            _box(0, depth / 2 - 0.04, seat + 0.12, (width * 0.9, 0.07, top - seat - 0.12), cushion),
-            _box(0, depth / 2 - 0.02, seat - 0.05, (0.06, 0.03, 0.22), wood),
+            _disc(0.0, 0.0, 0.06, (0.07, 0.07, seat - 0.11), wood),
+            _disc(0.0, 0.0, 0.0, (width * 1.05, width * 1.05, 0.06), wood),
+            _box(0.0, depth / 2 - 0.04, seat + 0.12, (width * 0.9, 0.07, top - seat - 0.12), cushion),
+            _box(0.0, depth / 2 - 0.02, seat - 0.05, (0.06, 0.03, 0.22), wood),
         ]
         return parts
     parts += _legs(width, depth, seat - 0.05, 0.04, wood, is_round=bool(g.random() < 0.4))
@@ -104,10 +104,11 @@ def _chair(g: Generator) -> list[Part]:
     rungs = int(g.integers(1, 4))
     rung = (top - seat) / (2 * rungs)
     parts += posts + [
-        _box(0, depth / 2 - 0.02, top - (2 * n + 1) * rung, (width - 0.06, 0.025, rung), cushion) for n in range(rungs)
+        _box(0.0, depth / 2 - 0.02, top - (2 * n + 1) * rung, (width - 0.06, 0.025, rung), cushion)
+        for n in range(rungs)
     ]
     if g.random() < 0.25:
-        parts += [_box(s * (width / 2 - 0.025), 0, seat + 0.2, (0.05, depth - 0.04, 0.04), wood) for s in (-1, 1)]
+        parts += [_box(s * (width / 2 - 0.025), 0.0, seat + 0.2, (0.05, depth - 0.04, 0.04), wood) for s in (-1, 1)]
         parts += [_box(s * (width / 2 - 0.025), -depth / 2 + 0.06, seat, (0.04, 0.04, 0.2), wood) for s in (-1, 1)]
     return parts
 
@@ -117,16 +118,16 @@ def _table_of(g: Generator, width: float, depth: float, height: float) -> list[P
     if g.random() < 0.3:
         across = (width + depth) / 2
         return [
-            _disc(0, 0, height - thick, (across, across, thick), wood, 0.6),
-            _disc(0, 0, 0.04, (0.1, 0.1, height - thick - 0.04), wood),
-            _disc(0, 0, 0.0, (across * 0.5, across * 0.5, 0.04), wood),
+            _disc(0.0, 0.0, height - thick, (across, across, thick), wood, 0.6),
+            _disc(0.0, 0.0, 0.04, (0.1, 0.1, height - thick - 0.04), wood),
+            _disc(0.0, 0.0, 0.0, (across * 0.5, across * 0.5, 0.04), wood),
         ]
     leg = g.uniform(0.045, 0.08)
-    parts = [_box(0, 0, height - thick, (width, depth, thick), wood, 0.6)]
+    parts = [_box(0.0, 0.0, height - thick, (width, depth, thick), wood, 0.6)]
     parts += _legs(width - 0.06, depth - 0.06, height - thick, leg, wood, is_round=bool(g.random() < 0.3))
     if g.random() < 0.6:
         apron = (width - 0.14, 0.02, 0.08)
-        parts += [_box(0, s * (depth / 2 - 0.06), height - thick - 0.08, apron, wood) for s in (-1, 1)]
+        parts += [_box(0.0, s * (depth / 2 - 0.06), height - thick - 0.08, apron, wood) for s in (-1, 1)]
     return parts
 
 
@@ -143,10 +144,10 @@ def _desk(g: Generator) -> list[Part]:
     wood, panel = tone(g, WOODS), tone(g, PAINTS)
     side, drawers = int(g.choice([-1, 1])), g.uniform(0.36, 0.44)
     parts = [
-        _box(0, 0, height - 0.035, (width, depth, 0.035), wood, 0.6),
-        _box(-side * (width / 2 - 0.015), 0, 0.0, (0.03, depth - 0.04, height - 0.035), wood),
-        _box(0, depth / 2 - 0.05, height * 0.45, (width - 0.06, 0.02, height * 0.55 - 0.035), wood),
-        _box(side * (width - drawers) / 2, 0, 0.0, (drawers, depth - 0.06, height - 0.035), panel),
+        _box(0.0, 0.0, height - 0.035, (width, depth, 0.035), wood, 0.6),
+        _box(-side * (width / 2 - 0.015), 0.0, 0.0, (0.03, depth - 0.04, height - 0.035), wood),
+        _box(0.0, depth / 2 - 0.05, height * 0.45, (width - 0.06, 0.02, height * 0.55 - 0.035), wood),
+        _box(side * (width - drawers) / 2, 0.0, 0.0, (drawers, depth - 0.06, height - 0.035), panel),
     ]
     face = (height - 0.1) / 3
     for n in range(3):
@@ -161,11 +162,11 @@ def _bed(g: Generator) -> list[Part]:
     frame = height * 0.5
     headboard, covered = g.uniform(0.8, 1.15), length * g.uniform(0.5, 0.72)
     parts = [
-        _box(0, 0, 0.08, (width, length, frame - 0.08), wood, 0.5),
+        _box(0.0, 0.0, 0.08, (width, length, frame - 0.08), wood, 0.5),
         *_legs(width, length, 0.08, 0.07, wood, is_round=False),
-        _box(0, -0.02, frame, (width - 0.06, length - 0.1, height - frame), sheet, 0.1),
-        _box(0, length / 2 + 0.02, 0.0, (width, 0.05, headboard), wood, 0.6),
-        _box(0, -(length - covered) / 2 + 0.01, frame + 0.04, (width, covered, height - frame), cover, 0.8),
+        _box(0.0, -0.02, frame, (width - 0.06, length - 0.1, height - frame), sheet, 0.1),
+        _box(0.0, length / 2 + 0.02, 0.0, (width, 0.05, headboard), wood, 0.6),
+        _box(0.0, -(length - covered) / 2 + 0.01, frame + 0.04, (width, covered, height - frame), cover, 0.8),
     ]
     pillows = 2 if width > 1.2 else 1
     across = (width - 0.2) / pillows
@@ -182,10 +183,10 @@ def _sofa(g: Generator) -> list[Part]:
     arm, back = g.uniform(0.14, 0.22), g.uniform(0.18, 0.25)
     inner = width - 2 * arm
     parts = [
-        _box(0, 0, 0.06, (width, depth, seat - 0.18), fabric, 0.7),
+        _box(0.0, 0.0, 0.06, (width, depth, seat - 0.18), fabric, 0.7),
         *_legs(width - 0.06, depth - 0.06, 0.06, 0.06, tone(g, WOODS), is_round=True),
-        _box(0, (depth - back) / 2, seat - 0.12, (width, back, top - seat + 0.12), fabric, 0.7),
-        *[_box(s * (width - arm) / 2, 0, seat - 0.12, (arm, depth, 0.32), fabric, 0.7) for s in (-1, 1)],
+        _box(0.0, (depth - back) / 2, seat - 0.12, (width, back, top - seat + 0.12), fabric, 0.7),
+        *[_box(s * (width - arm) / 2, 0.0, seat - 0.12, (arm, depth, 0.32), fabric, 0.7) for s in (-1, 1)],
     ]
     seats = 3 if inner > 1.5 else 2
     each = inner / seats
@@ -201,9 +202,9 @@ def _bookshelf(g: Generator) -> list[Part]:
     width, depth, height = g.uniform((0.6, 0.26, 1.1), (1.2, 0.36, 2.05))
     wood, shelves = tone(g, WOODS if g.random() < 0.7 else PAINTS), int(g.integers(3, 6))
     step = (height - 0.025) / shelves
-    parts = [_box(s * (width / 2 - 0.0125), 0, 0.0, (0.025, depth, height), wood) for s in (-1, 1)]
-    parts += [_box(0, depth / 2 - 0.005, 0.0, (width, 0.01, height), wood)]
-    parts += [_box(0, 0, n * step, (width - 0.05, depth, 0.025), wood) for n in range(shelves + 1)]
+    parts = [_box(s * (width / 2 - 0.0125), 0.0, 0.0, (0.025, depth, height), wood) for s in (-1, 1)]
+    parts += [_box(0.0, depth / 2 - 0.005, 0.0, (width, 0.01, height), wood)]
+    parts += [_box(0.0, 0.0, n * step, (width - 0.05, depth, 0.025), wood) for n in range(shelves + 1)]
     for n in range(shelves):
         left = -width / 2 + 0.03
         while left < width / 2 - 0.12:
@@ -221,7 +222,7 @@ def _with_fronts(g: Generator, size: tuple[float, float, float], fronts: tuple[i
     width, depth, height = size
     body = tone(g, WOODS if g.random() < 0.6 else PAINTS)
     front, metal = (body if g.random() < 0.6 else tone(g, PAINTS)), tone(g, METALS)
-    parts = [_box(0, 0.01, foot, (width, depth - 0.02, height - foot), body, 0.5)]
+    parts = [_box(0.0, 0.01, foot, (width, depth - 0.02, height - foot), body, 0.5)]
     if foot:
         parts += _legs(width - 0.04, depth - 0.06, foot, 0.05, body, is_round=False)
     columns, rows = fronts
@@ -253,9 +254,9 @@ def _lamp(g: Generator) -> list[Part]:
     height, shade, tall = g.uniform((1.35, 0.3, 0.22), (1.75, 0.48, 0.34))
     metal = tone(g, METALS)
     return [
-        _disc(0, 0, 0.0, (0.28, 0.28, 0.03), metal),
-        _disc(0, 0, 0.03, (0.03, 0.03, height - tall), metal),
-        _disc(0, 0, height - tall, (shade, shade, tall), tone(g, ((0.95, 0.9, 0.75), (0.9, 0.8, 0.6))), 0.1),
+        _disc(0.0, 0.0, 0.0, (0.28, 0.28, 0.03), metal),
+        _disc(0.0, 0.0, 0.03, (0.03, 0.03, height - tall), metal),
+        _disc(0.0, 0.0, height - tall, (shade, shade, tall), tone(g, ((0.95, 0.9, 0.75), (0.9, 0.8, 0.6))), 0.1),
     ]
 
 
@@ -264,11 +265,11 @@ def _toilet(g: Generator) -> list[Part]:
     white, tank = tone(g, CERAMICS), 0.19
     bowl = depth - tank
     return [
-        _disc(0, -tank / 2, 0.0, (width * 0.6, bowl * 0.75, seat * 0.6), white, 0.0),
-        _disc(0, -tank / 2, seat * 0.6, (width, bowl, seat * 0.4 - 0.03), white, 0.0),
-        _disc(0, -tank / 2, seat - 0.03, (width, bowl, 0.03), tone(g, CERAMICS), 0.0),
-        _box(0, (depth - tank) / 2, seat * 0.6, (width * 0.98, tank, top - seat * 0.6 - 0.03), white, 0.0),
-        _box(0, (depth - tank) / 2, top - 0.03, (width, tank + 0.02, 0.03), white, 0.0),
+        _disc(0.0, -tank / 2, 0.0, (width * 0.6, bowl * 0.75, seat * 0.6), white, 0.0),
+        _disc(0.0, -tank / 2, seat * 0.6, (width, bowl, seat * 0.4 - 0.03), white, 0.0),
+        _disc(0.0, -tank / 2, seat - 0.03, (width, bowl, 0.03), tone(g, CERAMICS), 0.0),
+        _box(0.0, (depth - tank) / 2, seat * 0.6, (width * 0.98, tank, top - seat * 0.6 - 0.03), white, 0.0),
+        _box(0.0, (depth - tank) / 2, top - 0.03, (width, tank + 0.02, 0.03), white, 0.0),
     ]
 
 
@@ -276,27 +277,27 @@ def _bathtub(g: Generator) -> list[Part]:
     width, depth, height = g.uniform((1.45, 0.68, 0.5), (1.75, 0.8, 0.62))
     white, rim = tone(g, CERAMICS), 0.09
     return [
-        _box(0, 0, 0.0, (width, depth, 0.12), white, 0.0),
-        *[_box(0, s * (depth - rim) / 2, 0.12, (width, rim, height - 0.12), white, 0.0) for s in (-1, 1)],
-        *[_box(s * (width - rim) / 2, 0, 0.12, (rim, depth - 2 * rim, height - 0.12), white, 0.0) for s in (-1, 1)],
+        _box(0.0, 0.0, 0.0, (width, depth, 0.12), white, 0.0),
+        *[_box(0.0, s * (depth - rim) / 2, 0.12, (width, rim, height - 0.12), white, 0.0) for s in (-1, 1)],
+        *[_box(s * (width - rim) / 2, 0.0, 0.12, (rim, depth - 2 * rim, height - 0.12), white, 0.0) for s in (-1, 1)],
     ]
 
 
 def _bin(g: Generator) -> list[Part]:
     across, height = g.uniform((0.24, 0.28), (0.36, 0.6))
     colour = tone(g, METALS + FABRICS)
-    parts = [_disc(0, 0, 0.0, (across, across, height), colour)]
-    return [*parts, _disc(0, 0, height, (across * 1.06, across * 1.06, 0.03), tone(g, METALS))]
+    parts = [_disc(0.0, 0.0, 0.0, (across, across, height), colour)]
+    return [*parts, _disc(0.0, 0.0, height, (across * 1.06, across * 1.06, 0.03), tone(g, METALS))]
 
 
 def _monitor(g: Generator) -> list[Part]:
     width, height = g.uniform((0.45, 0.3), (0.65, 0.4))
     dark = tone(g, ((0.12, 0.12, 0.13), (0.3, 0.31, 0.33)))
     return [
-        _box(0, 0, 0.0, (0.24, 0.18, 0.015), dark, 0.0),
-        _box(0, 0.03, 0.015, (0.05, 0.03, 0.16), dark, 0.0),
-        _box(0, 0.0, 0.1, (width, 0.035, height), dark, 0.0),
-        _box(0, -0.02, 0.115, (width - 0.03, 0.006, height - 0.03), tone(g, ((0.16, 0.2, 0.26), (0.5, 0.62, 0.72)))),
+        _box(0.0, 0.0, 0.0, (0.24, 0.18, 0.015), dark, 0.0),
+        _box(0.0, 0.03, 0.015, (0.05, 0.03, 0.16), dark, 0.0),
+        _box(0.0, 0.0, 0.1, (width, 0.035, height), dark, 0.0),
+        _box(0.0, -0.02, 0.115, (width - 0.03, 0.006, height - 0.03), tone(g, ((0.16, 0.2, 0.26), (0.5, 0.62, 0.72)))),
     ]
 
 

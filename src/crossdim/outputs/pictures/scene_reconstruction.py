@@ -124,7 +124,8 @@ def scene_reconstruction(scenes: Sequence[SceneReconstruction]) -> Figure:
 
 def _row_inches(part: ImageReconstruction | PointsReconstruction) -> float:
     if isinstance(part, PointsReconstruction):
-        return COLUMN_INCHES
+        (left, right), (bottom, top) = limits_of(part.groups.reshape(-1, 3), np.zeros((0, 3)), OBLIQUE)
+        return COLUMN_INCHES * min(1.3, max(0.4, (top - bottom) / (right - left)))
     height, width = part.values.shape[1:]
     return COLUMN_INCHES * height / width
 
