@@ -2,7 +2,7 @@
 
 A scene's folder holds ``camera.json`` and, where there are any, ``image.*``, ``points.*`` or ``depth.*``, and
 ``boxes.json``. A folder of frames holds ``camera.json``, pictures in ``rgb``, ``image``, ``images`` or ``color``, and
-files with the same names (but for the ending) in ``depth`` or ``points``; ``#name`` chooses a frame.
+files with the same names (but for the ending) in ``depth`` or ``points``, and perhaps ``boxes/name.json``; ``#name`` chooses a frame.
 """
 
 import os
@@ -127,7 +127,8 @@ def open_scene(folder: str, select: str | None, limits: Limits) -> OpenedScene:
     needs_choice = f"holds {len(frames)} frames" if select is None and len(frames) > 1 else ""
     parts = _parts(folder) if whole else frames[select or next(iter(frames))]
     one = {part: _the_one(folder, part, paths) for part, paths in parts.items()}
-    camera_path, boxes_path = (os.path.join(folder, name) for name in (CAMERA_FILE, BOXES_FILE))
+    camera_path = os.path.join(folder, CAMERA_FILE)
+    boxes_path = os.path.join(folder, BOXES_FILE if whole else f"boxes/{select or next(iter(frames))}.json")
     described = read_json(camera_path, limits)
     camera, contradictions = None, tuple[GeometryError, ...]()
     try:
@@ -140,7 +141,7 @@ def open_scene(folder: str, select: str | None, limits: Limits) -> OpenedScene:
         depth=one["depth"],
         image=one["image"],
         camera=camera,
-        boxes=parse_boxes(read_json(boxes_path, limits), boxes_path) if whole and os.path.isfile(boxes_path) else None,
+        boxes=parse_boxes(read_json(boxes_path, limits), boxes_path) if os.path.isfile(boxes_path) else None,
         depth_unit_m=DEPTH_UNIT_M if contradictions else depth_unit_m(described, camera_path),
     )
     return OpenedScene(sources, contradictions, tuple(frames), needs_choice, limits)
