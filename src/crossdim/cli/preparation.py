@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from crossdim.cli import anatomy_preparation, dialogue_preparation, room_preparation
+from crossdim.cli import anatomy_preparation, dialogue_preparation, room_preparation, scene_preparation
 from crossdim.cli.console import Json, bar, examples
 from crossdim.cli.summary import Audit, Fractions, Out, Seed, Validation, finish
 from crossdim.errors import RecipeError
