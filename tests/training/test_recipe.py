@@ -9,11 +9,13 @@ from crossdim.errors import RecipeError
 from crossdim.training.recipe import DecoderSection, FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import differences, flatten, load_recipe, recipe_text, shipped_recipes
 from crossdim.training.recipe_instruct import InstructRecipe, ScoringSection
+from crossdim.training.recipe_pimae import PimaeRecipe, SceneDecoderSection, SceneLossSection, SceneModelSection
 from crossdim.training.sections import ModelSection
 from tests.conftest import ROOT
 
 KINDS = {
     "pretrain": PretrainRecipe, "finetune": FinetuneRecipe, "instruct": InstructRecipe, "med2e3": InstructRecipe,
+    "pimae": PimaeRecipe,
 }  # fmt: skip
 
 
@@ -22,6 +24,7 @@ def test_every_shipped_recipe_loads():
     assert names == {
         "pretrain-tiny", "pretrain-paper", "finetune-linear", "finetune-full", "finetune-partial", "finetune-lora",
         "instruct-tiny", "instruct-smollm2", "med2e3-stage1", "med2e3-stage2", "med2e3-stage2-lora",
+        "pimae-paper", "pimae-tiny",
     }  # fmt: skip
     for name in names:
         load_recipe(name, KINDS[name.split("-")[0]])
@@ -92,6 +95,16 @@ PRETRAIN_MISTAKES = {
     "contract.volume_size=[8,8,8] contract.volume_tokens=8": "volume_size and volume_tokens exclude each other",
     "logging.keep_checkpoints=1": "'logging.keep_checkpoints': is 1; input should be greater than or equal to 2",
 }
+PIMAE_MISTAKES = {
+    "loss.cross_modal_weight=0": "cross_modal_weight is zero: set cross_modal_target to none instead",
+    "loss.cross_modal_target=none loss.cross_modal_axes=vu": "cross_modal_axes has no effect while cross_modal_target",
+    "loss.cross_modal_target=none loss.points_weight=0 loss.image_weight=0": "nothing would be learned",
+    "contract.file=c.json contract.drawn_points=8": "file and drawn_points exclude each other",
+    "contract.image_size=[8,8] contract.image_tokens=8": "image_size and image_tokens exclude each other",
+    "contract.num_points=64 contract.drawn_points=32": "num_points is 64, and only 32 are drawn",
+    "augmentation.scale=[2.0,1.0]": "scale must be (smallest, largest)",
+    "masking.alignment=opposite": "'masking.alignment': is 'opposite'",
+}
 FINETUNE_MISTAKES = {
     "adaptation.mode=lora adaptation.rnk=2": "'adaptation.rnk': is unknown. Did you mean 'rank'",
     "adaptation.mode=lorra": "'adaptation.mode': is 'lorra'. Did you mean 'lora'",
@@ -104,6 +117,22 @@ FINETUNE_MISTAKES = {
 def test_what_a_pretraining_recipe_cannot_mean_is_refused_by_name(overrides, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(None, PretrainRecipe, overrides.split())
+
+
+@pytest.mark.parametrize(("overrides", "message"), PIMAE_MISTAKES.items())
+def test_what_a_recipe_of_scenes_cannot_mean_is_refused_by_name(overrides, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(None, PimaeRecipe, overrides.split())
+
+
+def test_the_recipe_of_pimae_s_paper_has_the_learning_rate_and_the_masks_of_the_paper():
+    recipe = load_recipe("pimae-paper", PimaeRecipe)
+    assert recipe.optimisation.warmup * recipe.optimisation.epochs == 15
+    assert recipe.optimisation.betas == (0.9, 0.999)
+    assert recipe.optimisation.base_learning_rate == 1e-3
+    assert recipe.batch.scenes * recipe.optimisation.accumulate == 256
+    assert (recipe.masking.alignment, recipe.masking.points_ratio) == ("complement", 0.6)
+    assert (recipe.contract.image_size, recipe.contract.num_points) == ((256, 352), 2048)
 
 
 @pytest.mark.parametrize(("overrides", "message"), FINETUNE_MISTAKES.items())
@@ -193,10 +222,11 @@ def test_no_key_is_dead(kind):
     """Every key is read somewhere outside the recipe's own definition (its effect is tested where it acts)."""
     read = set()
     for path in (ROOT / "src" / "crossdim").rglob("*.py"):
-        if path.name in ("recipe.py", "recipe_instruct.py", "sections.py"):
+        if path.name in ("recipe.py", "recipe_instruct.py", "recipe_pimae.py", "sections.py"):
             continue
         read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    passed_on = {name for part in (ModelSection, DecoderSection, ScoringSection) for name in part.model_fields}
+    sections = (ModelSection, DecoderSection, ScoringSection, SceneModelSection, SceneDecoderSection, SceneLossSection)
+    passed_on = {name for part in sections for name in part.model_fields}
     by_name = {"image_size", "volume_size"}  # by getattr
     refused = {"labels_depend_on"}  # acts in the recipe itself
     assert keys_of(kind) <= read | passed_on | by_name | refused

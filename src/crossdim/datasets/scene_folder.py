@@ -69,6 +69,15 @@ def from_scene_folder(
     return Manifest(header, records, (*without, *skipped))
 
 
+def holds_scenes(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is a scene folder or a folder of frames, or holds any below it.
+
+    Args:
+        folder: Any folder.
+    """
+    return next(_scenes(os.path.abspath(folder)), None) is not None
+
+
 def _folders(root: str) -> Iterator[str]:
     """Yield a folder and those below it, but not those that are parts of a scene or of frames."""
     for place, folders, _ in os.walk(root):

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye_config import Uni4EyeConfig, pair, triple
 from crossdim.training.data import Patches
 from crossdim.training.recipe import PretrainRecipe
+from crossdim.training.recipe_pimae import PimaeRecipe
 from crossdim.training.sections import ModelSection
 from crossdim.transforms.contract import PreprocessingContract
 
@@ -60,4 +62,40 @@ def model_config(recipe: PretrainRecipe, contract: PreprocessingContract) -> Uni
         edge_scale=recipe.loss.edge_scale,
         intensity_weight=recipe.loss.intensity_weight,
         gradient_weight=recipe.loss.gradient_weight,
+    )
+
+
+_DECODER_KEYS = {
+    "joint_num_hidden_layers": "joint_decoder_num_hidden_layers",
+    "image_num_hidden_layers": "image_decoder_num_hidden_layers",
+    "points_num_hidden_layers": "points_decoder_num_hidden_layers",
+    "points_drop_path_rate": "points_decoder_drop_path_rate",
+}
+"""Keys of the recipe's decoder section that the config spells otherwise; the others have ``decoder_`` in front."""
+
+
+def pimae_config(recipe: PimaeRecipe, contract: PreprocessingContract | None = None) -> PimaeConfig:
+    """Translate a recipe into the config of PiMAE.
+
+    Args:
+        recipe: What to do.
+        contract: Sizes and channels; None leaves the preset's, for a contract that has yet to be made.
+    """
+    sizes = recipe.model.model_dump(exclude={"preset"})
+    sizes |= {_DECODER_KEYS.get(name, f"decoder_{name}"): value for name, value in recipe.decoder.model_dump().items()}
+    scene = None if contract is None else contract.scene
+    if scene is not None and scene.image is not None:
+        sizes |= {"image_size": scene.image.size, "num_channels": scene.image.channels}
+    if scene is not None and scene.points is not None:
+        sizes |= {"num_points": scene.points.kept}
+    loss = recipe.loss.model_dump(exclude={"normalise_patches"})
+    return PimaeConfig.preset(
+        recipe.model.preset,
+        **{name: value for name, value in sizes.items() if value is not None},
+        image_mask_ratio=recipe.masking.image_ratio,
+        points_mask_ratio=recipe.masking.points_ratio,
+        points_masking=recipe.masking.points,
+        mask_alignment=recipe.masking.alignment,
+        norm_pix_loss=recipe.loss.normalise_patches,
+        **loss,
     )

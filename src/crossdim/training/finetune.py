@@ -31,7 +31,7 @@ from crossdim.training.provenance import RunFolder, weights_hash
 from crossdim.training.recipe import FinetuneRecipe, LinearAdaptation
 from crossdim.training.schedule import Draw, Kind, SortedSchedule, Stream
 from crossdim.training.selection import ClassifierTrainer, ClassifierValidation, EarlyStopping
-from crossdim.training.session import announce, facts_of, open_data, processes, run_trainer, save_final
+from crossdim.training.session import announce, facts_of, open_data, open_run, processes, run_trainer, save_final
 from crossdim.training.trainer import Plan, RunTrainer, trackers, training_arguments
 from crossdim.transforms.collate import collate_classification
 
@@ -60,12 +60,8 @@ def run(
         ReadError: Files cannot be used.
         TrainingError: The training diverged.
     """
-    rank, _ = processes()
-    announcer = Announcer(silent=silent or rank > 0)
-    folder = RunFolder(out, recipe, writes=rank == 0)
-    folder.refuse_other_recipe()
+    folder, announcer = open_run(out, recipe, silent)
     if folder.finished:
-        announcer.say(f"{folder.path} is finished: nothing to do")
         return folder.path
     parts = split(Manifest.load(manifest), recipe.task)
     encoder = None if encoder is None else encoder_folder(encoder)

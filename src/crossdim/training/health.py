@@ -3,16 +3,18 @@
 Nothing here draws from the training's random numbers, so watching more or less often changes no result.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crossdim.datasets.manifest import Manifest
 from crossdim.metrics.reconstruction import effective_rank, knn_accuracy, leave_one_out_knn_accuracy
@@ -20,11 +22,20 @@ from crossdim.models.uni4eye import Uni4EyeForPreTraining
 from crossdim.outputs.pictures import Reconstruction, reconstruction_2d, reconstruction_3d, save_figure
 from crossdim.tokens.grid import patchify, unpatchify
 from crossdim.training.alarm import alarm
-from crossdim.training.data import Batch, Collate, RecordDataset, indices_by_kind, refuse_failures, spread_evenly
+from crossdim.training.data import (
+    Batch,
+    Collate,
+    KeptRecords,
+    RecordDataset,
+    indices_by_kind,
+    refuse_failures,
+    spread_evenly,
+)
 from crossdim.training.provenance import RunFolder
 from crossdim.training.recipe import HealthSection
-from crossdim.training.schedule import Draw
+from crossdim.training.schedule import PLURALS, Draw, Kind
 from crossdim.transforms.collate import collate_pretraining
+from crossdim.transforms.image import ImageContract
 
 Note = Callable[[dict[str, float]], None]
 
@@ -170,10 +181,10 @@ def reconstruct(model: Uni4EyeForPreTraining, dataset: RecordDataset, places: Se
     def whole(tokens: Tensor) -> Float[np.ndarray, "batch channels *size"]:
         return unpatchify(tokens.float(), grid, patch).cpu().numpy()
 
+    shown = dataset.contract.image if image else None
     target, prediction = patchify(values, patch), branch.prediction.float()
     if model.config.norm_pix_loss:
-        mean, std = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True).add(1e-6).sqrt()
-        prediction = prediction * std + mean
+        prediction = without_normalisation(prediction, target)
     hidden = whole(branch.mask[..., None].expand_as(target)) > 0
     gradients: Sequence[tuple[Any, Any] | None] = [None] * len(places)
     if branch.gradient_prediction is not None:
@@ -181,9 +192,9 @@ def reconstruct(model: Uni4EyeForPreTraining, dataset: RecordDataset, places: Se
     return [
         Reconstruction(
             name=dataset.manifest.records[place].id,
-            values=_displayed(values[row].cpu().numpy(), dataset, image),
+            values=displayed(values[row].cpu().numpy(), shown),
             hidden=hidden[row],
-            reconstruction=_displayed(whole(prediction)[row], dataset, image),
+            reconstruction=displayed(whole(prediction)[row], shown),
             gradients=gradients[row],
             affine=dataset.prepared(place).affine_mm,
         )
@@ -191,42 +202,92 @@ def reconstruct(model: Uni4EyeForPreTraining, dataset: RecordDataset, places: Se
     ]
 
 
-def _displayed(
-    values: Float[np.ndarray, "channels *size"], dataset: RecordDataset, image: bool
+def without_normalisation(
+    prediction: Float[Tensor, "batch tokens values"], target: Float[Tensor, "batch tokens values"]
+) -> Float[Tensor, "batch tokens values"]:
+    """Return normalised predictions in the scale of the image, with each patch's own mean and deviation.
+
+    Args:
+        prediction: Of a model with ``norm_pix_loss``.
+        target: Patches of the image.
+    """
+    mean, std = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True).add(1e-6).sqrt()
+    return prediction * std + mean
+
+
+def displayed(
+    values: Float[np.ndarray, "channels *size"], contract: ImageContract | None
 ) -> Float[np.ndarray, "channels *size"]:
-    """Undo an image's normalisation, so that its colours are right."""
-    contract = dataset.contract.image
-    if not image or contract is None:
+    """Undo an image's normalisation, so that its colours are right; a volume stays as it is.
+
+    Args:
+        values: As the model sees or predicts them.
+        contract: Of images; None for volumes.
+    """
+    if contract is None:
         return values
     mean = np.array(contract.mean or (0.0,), dtype=np.float32).reshape(-1, 1, 1)
     std = np.array(contract.std or (1.0,), dtype=np.float32).reshape(-1, 1, 1)
-    return (values * std + mean).clip(0, 1)
+    colours = (values * std + mean).clip(0, 1)
+    return colours[::-1] if contract.channel_order == "bgr" else colours
 
 
-class Health(TrainerCallback):
+class Watch(TrainerCallback, ABC):
     """Draws pictures and probes the features while pre-training; stops when the features collapse.
 
     Args:
         folder: The run.
         recipe: How often, and how many.
-        training: Training samples; pictures show some of them, without variation.
-        labelled: Records to probe, from all of the manifest but the test split.
+        pictured: Samples without variation; pictures show some of them.
+        probed: Samples without variation, of all of the manifest but the test split.
         note: Adds numbers to the next line of the log.
     """
 
     def __init__(
-        self, folder: RunFolder, recipe: HealthSection, training: RecordDataset, labelled: Manifest, note: Note
+        self,
+        folder: RunFolder,
+        recipe: HealthSection,
+        pictured: KeptRecords[Any],
+        probed: KeptRecords[Any],
+        note: Note,
     ) -> None:
         self._folder, self._recipe, self._note = folder, recipe, note
-        self._pictured = _plain(training, training.manifest)
-        self._probed = _plain(training, labelled)
+        self._pictured, self._probed = pictured, probed
+
+    @abstractmethod
+    def places(self, manifest: Manifest) -> dict[Kind, list[int]]:
+        """Return the places of the records of each kind.
+
+        Args:
+            manifest: Of the pictured or the probed records.
+        """
+
+    @abstractmethod
+    def features(self, model: Any, places: Sequence[int]) -> Float[np.ndarray, "samples dim"]:
+        """Return the features of probed records of one kind, in full precision and without a mask.
+
+        Args:
+            model: Pre-training model.
+            places: Of the records.
+        """
+
+    @abstractmethod
+    def draw(self, model: Any, kind: Kind, places: Sequence[int], path: Path) -> None:
+        """Draw what the model makes of pictured records.
+
+        Args:
+            model: Pre-training model.
+            kind: Of the records.
+            places: Of the records.
+            path: The picture's file.
+        """
 
     def on_step_end(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Uni4EyeForPreTraining | None = None,
+        model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
         """Draw and probe when it is time, and after the last step.
@@ -237,20 +298,22 @@ class Health(TrainerCallback):
         assert model is not None
         last = state.global_step >= state.max_steps
         if _is_due(self._recipe.picture_every, state.global_step, last) and state.is_world_process_zero:
-            self._draw(model, state.global_step)
+            for kind, places in self.places(self._pictured.manifest).items():
+                path = self._folder.pictures / f"{PLURALS[kind]}-{state.global_step:07d}.png"
+                self.draw(model, kind, spread_evenly(places, self._recipe.pictures), path)
         if _is_due(self._recipe.probe_every, state.global_step, last):
             self._probe(model, state.global_step)
             control.should_log = True
 
-    def _probe(self, model: Uni4EyeForPreTraining, step: int) -> None:
+    def _probe(self, model: PreTrainedModel, step: int) -> None:
         manifest = self._probed.manifest
-        for kind, places in indices_by_kind(manifest).items():
+        for kind, places in self.places(manifest).items():
             chosen = spread_evenly(places, self._recipe.probe_samples)
             if len(chosen) < FEWEST_PROBED:
                 continue
-            features = encode(model, self._probed, chosen)
+            features = self.features(model, chosen)
             if not np.isfinite(features).all():
-                raise alarm(self._folder, step, f"features of {kind}s are not finite", _SLOWER)
+                raise alarm(self._folder, step, f"features of {PLURALS[kind]} are not finite", _SLOWER)
             held_out = np.array([manifest.records[place].split == "val" for place in chosen])
             probe = probe_features(features, self._labels(chosen), held_out, self._recipe.neighbours)
             self._note({f"features/{kind}/{name}": value for name, value in vars(probe).items() if value is not None})
@@ -270,11 +333,53 @@ class Health(TrainerCallback):
         found = [manifest.records[place].labels.get(tasks[0], -1) if tasks else -1 for place in places]
         return np.array([label if isinstance(label, int) else -1 for label in found])
 
-    def _draw(self, model: Uni4EyeForPreTraining, step: int) -> None:
-        for kind, places in indices_by_kind(self._pictured.manifest).items():
-            views = reconstruct(model, self._pictured, spread_evenly(places, self._recipe.pictures))
-            figure = reconstruction_2d(views) if kind == "image" else reconstruction_3d(views)
-            save_figure(figure, self._folder.pictures / f"{kind}s-{step:07d}.png", dpi=100)
+
+class Health(Watch):
+    """Watches Uni4Eye.
+
+    Args:
+        folder: The run.
+        recipe: How often, and how many.
+        training: Training samples; pictures show some of them, without variation.
+        labelled: Records to probe, from all of the manifest but the test split.
+        note: Adds numbers to the next line of the log.
+    """
+
+    def __init__(
+        self, folder: RunFolder, recipe: HealthSection, training: RecordDataset, labelled: Manifest, note: Note
+    ) -> None:
+        super().__init__(folder, recipe, _plain(training, training.manifest), _plain(training, labelled), note)
+
+    def places(self, manifest: Manifest) -> dict[Kind, list[int]]:
+        """Return the places of the images and of the volumes.
+
+        Args:
+            manifest: Of the pictured or the probed records.
+        """
+        return indices_by_kind(manifest)
+
+    def features(self, model: Any, places: Sequence[int]) -> Float[np.ndarray, "samples dim"]:
+        """Return the mean patch tokens of probed records of one kind.
+
+        Args:
+            model: Pre-training model.
+            places: Of the records.
+        """
+        assert isinstance(self._probed, RecordDataset)
+        return encode(model, self._probed, places)
+
+    def draw(self, model: Any, kind: Kind, places: Sequence[int], path: Path) -> None:
+        """Draw inputs, masks and reconstructions.
+
+        Args:
+            model: Pre-training model.
+            kind: ``image`` or ``volume``.
+            places: Of the pictured records.
+            path: The picture's file.
+        """
+        assert isinstance(self._pictured, RecordDataset)
+        views = reconstruct(model, self._pictured, places)
+        save_figure(reconstruction_2d(views) if kind == "image" else reconstruction_3d(views), path, dpi=100)
 
 
 def _is_due(every: int, step: int, last: bool) -> bool:

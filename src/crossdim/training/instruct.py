@@ -36,7 +36,7 @@ from crossdim.training.provenance import RunFolder
 from crossdim.training.recipe_instruct import InstructRecipe
 from crossdim.training.schedule import Draw, Kind, SortedSchedule, Stream
 from crossdim.training.selection import EarlyStopping, SelectingTrainer, Validation
-from crossdim.training.session import announce, facts_of, open_data, processes, run_trainer, save_final
+from crossdim.training.session import announce, facts_of, open_data, open_run, processes, run_trainer, save_final
 from crossdim.training.trainer import Plan, RunTrainer, trackers, training_arguments
 from crossdim.transforms.augment import Augmentation
 
@@ -104,12 +104,8 @@ def run(manifest: Path, out: Path, recipe: InstructRecipe, start: Path | None = 
         ReadError: Files cannot be used.
         TrainingError: The training diverged.
     """
-    rank, _ = processes()
-    announcer = Announcer(silent=silent or rank > 0)
-    folder = RunFolder(out, recipe, writes=rank == 0)
-    folder.refuse_other_recipe()
+    folder, announcer = open_run(out, recipe, silent)
     if folder.finished:
-        announcer.say(f"{folder.path} is finished: nothing to do")
         return folder.path
     parts = split(Manifest.load(manifest))
     set_seed(recipe.seed)

@@ -1,5 +1,6 @@
 """Masked pre-training of Uni4Eye on a folder or manifest of images and volumes (paper, sections 2.1 to 2.3)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import set_seed
@@ -18,7 +19,15 @@ from crossdim.training.provenance import RunFolder
 from crossdim.training.recipe import PretrainRecipe
 from crossdim.training.reports import report_pretraining
 from crossdim.training.schedule import AlternatingSchedule, Kind, MixedSchedule, Schedule, Stream
-from crossdim.training.session import announce, facts_of, open_data, processes, run_trainer, save_final
+from crossdim.training.session import (
+    announce,
+    facts_of,
+    finish_pretraining,
+    open_data,
+    open_run,
+    processes,
+    run_trainer,
+)
 from crossdim.training.trainer import Plan, RunTrainer, trackers, training_arguments
 from crossdim.transforms.collate import collate_pretraining
 from crossdim.transforms.contract import PreprocessingContract
@@ -44,12 +53,8 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
         RecipeError: The folder holds another run, or the recipe leaves out every kind of record there is.
         TrainingError: The training diverged or its features collapsed.
     """
-    rank, count = processes()
-    announcer = Announcer(silent=silent or rank > 0)
-    folder = RunFolder(out, recipe, writes=rank == 0)
-    folder.refuse_other_recipe()
+    folder, announcer = open_run(out, recipe, silent)
     if folder.finished:
-        announcer.say(f"{folder.path} is finished: nothing to do")
         return folder.path
     manifest = load_data(data, announcer)
     training = training_part(manifest)
@@ -64,7 +69,7 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
         recipe.augmentation,
         cache_bytes=int(recipe.hardware.cache_gib * 2**30),
     )
-    schedule = make_schedule(recipe, training, count)
+    schedule = make_schedule(recipe, training, processes()[1])
     open_data(dataset, recipe.hardware.workers, folder, announcer)
     set_seed(recipe.seed)
     model = Uni4EyeForPreTraining(config)
@@ -89,21 +94,17 @@ def run(data: Path, out: Path, recipe: PretrainRecipe, *, silent: bool = False) 
     trainer.add_callback(Health(folder, recipe.health, dataset, probed_part(manifest), trainer.note))
     announce(announcer, training, schedule, trainer)
     run_trainer(trainer, announcer)
-    if folder.writes:
-        save_final(model, contract, folder.path)
-        report_pretraining(folder)
-        folder.close_session("finished")
-    trainer.accelerator.wait_for_everyone()
-    announcer.say(f"Finished: {folder.path}")
+    finish_pretraining(trainer, model, announcer, report_pretraining)
     return folder.path
 
 
-def load_data(data: Path, announcer: Announcer) -> Manifest:
+def load_data(data: Path, announcer: Announcer, scan: Callable[..., Manifest] = from_folder) -> Manifest:
     """Return the manifest in a file, or of everything readable in a folder.
 
     Args:
         data: A manifest or a folder.
         announcer: Says what was left out.
+        scan: Makes the manifest of a folder.
 
     Raises:
         ReadError: It does not exist, or nothing in it can be read.
@@ -111,7 +112,7 @@ def load_data(data: Path, announcer: Announcer) -> Manifest:
     if not data.is_dir():
         return Manifest.load(data)
     with announcer.task("Looking through the folder") as advance:
-        manifest = from_folder(data, progress=advance)
+        manifest = scan(data, progress=advance)
     for skipped in manifest.skipped[:10]:
         announcer.say(f"Left out {skipped.path}: {skipped.reason}")
     if len(manifest.skipped) > 10:

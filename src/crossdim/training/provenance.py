@@ -22,6 +22,9 @@ from crossdim.outputs.files import write_atomic
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import differences, load_recipe, recipe_text
 from crossdim.training.recipe_instruct import InstructRecipe
+from crossdim.training.recipe_pimae import PimaeRecipe
+
+AnyRecipe = PretrainRecipe | FinetuneRecipe | InstructRecipe | PimaeRecipe
 
 PACKAGES = ("crossdim", "torch", "transformers", "accelerate", "peft", "numpy", "nibabel", "pydicom")
 FREE_TO_CHANGE = ("hardware.workers", "hardware.cache_gib", "logging.report_to", "logging.keep_checkpoints")
@@ -120,9 +123,7 @@ class RunFolder:
         writes: Whether this process writes; the others of a distributed run only read.
     """
 
-    def __init__(
-        self, path: Path, recipe: PretrainRecipe | FinetuneRecipe | InstructRecipe, writes: bool = True
-    ) -> None:
+    def __init__(self, path: Path, recipe: AnyRecipe, writes: bool = True) -> None:
         self.path, self.recipe, self.writes = path.absolute(), recipe, writes
         self.checkpoints = self.path / "checkpoints"
         self.pictures = self.path / "pictures"

@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 from crossdim.errors import RecipeError, nearest
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_instruct import InstructRecipe
+from crossdim.training.recipe_pimae import PimaeRecipe
 
-Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe, InstructRecipe)
+Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe, InstructRecipe, PimaeRecipe)
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,7 +54,7 @@ def load_recipe(source: str | Path | None, kind: type[Recipe], overrides: Sequen
 
     Args:
         source: A YAML file, the name of a shipped recipe, or None for the defaults.
-        kind: :class:`PretrainRecipe`, :class:`FinetuneRecipe` or :class:`InstructRecipe`.
+        kind: :class:`PretrainRecipe`, :class:`PimaeRecipe`, :class:`FinetuneRecipe` or :class:`InstructRecipe`.
         overrides: ``section.key=value`` each, the value in YAML; applied in order on top of the file.
 
     Raises:
@@ -76,6 +77,19 @@ def load_recipe(source: str | Path | None, kind: type[Recipe], overrides: Sequen
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise _explain(name, kind, tree, error.errors()) from error
+
+
+def kind_of_recipe(source: str | Path) -> str | None:
+    """Return the kind that a recipe states, None where it states none.
+
+    Args:
+        source: A YAML file, or the name of a shipped recipe.
+
+    Raises:
+        RecipeError: The file or name is unknown, or is no YAML mapping.
+    """
+    kind = _read(source)[1].get("kind")
+    return None if kind is None else str(kind)
 
 
 def recipe_text(recipe: BaseModel) -> str:

@@ -12,6 +12,7 @@ from crossdim.outputs.report import (
     provenance_section,
 )
 from crossdim.training.provenance import RunFolder
+from crossdim.training.schedule import PLURALS
 
 
 def provenance_of(folder: RunFolder) -> dict[str, str]:
@@ -42,12 +43,12 @@ def report_pretraining(folder: RunFolder) -> None:
         folder: The run.
     """
     pictures = []
-    for kind in ("image", "volume"):
-        drawn = sorted(folder.pictures.glob(f"{kind}s-*.png"))
+    for name in PLURALS.values():
+        drawn = sorted(folder.pictures.glob(f"{name}-*.png"))
         if drawn:
             step = int(drawn[-1].stem.rpartition("-")[2])
-            caption = f"Reconstructed {kind}s after {step} steps."
-            pictures.append(Picture.from_file(drawn[-1], caption, f"Input, masked input and reconstruction of {kind}s"))
+            caption = f"Reconstructed {name} after {step} steps."
+            pictures.append(Picture.from_file(drawn[-1], caption, f"Input, masked input and reconstruction of {name}"))
     document = pretraining_report(folder.read_log(), "Pre-training", provenance_of(folder), pictures)
     save_document(document, folder.path / "report.html")
 

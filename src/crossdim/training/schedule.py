@@ -22,6 +22,11 @@ _STREAMS: dict[Kind, int] = {"image": 0, "volume": 1, "text": 3, "scene": 4, "po
 _BATCHES = 2
 """What tells the random orders of a run apart: of each kind's records, and of the batches."""
 
+PLURALS: dict[Kind, str] = {
+    "image": "images", "volume": "volumes", "text": "texts", "scene": "scenes", "points": "clouds",
+}  # fmt: skip
+"""What several records of a kind are called."""
+
 
 class Draw(NamedTuple):
     """One sample of one batch.

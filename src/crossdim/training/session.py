@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from crossdim.errors import CrossdimError
 from crossdim.training.checkpoints import last_complete, remove_incomplete, step_of
 from crossdim.training.data import KeptRecords, check_records
 from crossdim.training.progress import Announcer, ProgressBar
-from crossdim.training.provenance import RunFolder, stamp
+from crossdim.training.provenance import AnyRecipe, RunFolder, stamp
 from crossdim.training.schedule import Schedule
 from crossdim.training.trainer import RunTrainer
 from crossdim.transforms.contract import PreprocessingContract
@@ -24,6 +25,46 @@ from crossdim.transforms.text import Med2E3Processor
 def processes() -> tuple[int, int]:
     """Return this process's rank and the number of processes, as ``torchrun`` states them."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def open_run(out: Path, recipe: AnyRecipe, silent: bool) -> tuple[RunFolder, Announcer]:
+    """Return the folder of a run that may be started or continued, and what speaks for it.
+
+    Args:
+        out: The run's folder.
+        recipe: What to do.
+        silent: Print nothing. Of several processes only the first speaks and writes.
+
+    Raises:
+        RecipeError: The folder holds something else than a run of this recipe.
+    """
+    rank, _ = processes()
+    announcer = Announcer(silent=silent or rank > 0)
+    folder = RunFolder(out, recipe, writes=rank == 0)
+    folder.refuse_other_recipe()
+    if folder.finished:
+        announcer.say(f"{folder.path} is finished: nothing to do")
+    return folder, announcer
+
+
+def finish_pretraining(
+    trainer: RunTrainer, model: PreTrainedModel, announcer: Announcer, report: Callable[[RunFolder], None]
+) -> None:
+    """Write the final model and the page of a pre-training run, and say so.
+
+    Args:
+        trainer: After its last step.
+        model: What learned.
+        announcer: Speaks.
+        report: Writes the page.
+    """
+    folder = trainer.plan.folder
+    if folder.writes:
+        save_final(model, trainer.plan.contract, folder.path)
+        report(folder)
+        folder.close_session("finished")
+    trainer.accelerator.wait_for_everyone()
+    announcer.say(f"Finished: {folder.path}")
 
 
 def facts_of(

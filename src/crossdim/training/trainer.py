@@ -201,6 +201,15 @@ class Plan:
     in_every_forward: tuple[str, ...] = ()
 
 
+def _samples_in(inputs: Batch) -> int:
+    """Return how many samples a batch holds: dialogues, scenes, or images and volumes."""
+    if "input_ids" in inputs:
+        return len(inputs["input_ids"])  # several dialogues may share a volume
+    if "points" in inputs:
+        return len(inputs["points"])  # an image beside them is of the same scene
+    return sum(len(inputs[key]) for key in ("pixel_values", "voxel_values") if inputs.get(key) is not None)
+
+
 class RunTrainer(Trainer):
     """A Trainer that follows a :class:`Schedule`, writes ``log.jsonl`` and marks complete checkpoints.
 
@@ -302,16 +311,18 @@ class RunTrainer(Trainer):
         """Add one forward to the next log line; a classifier's only tells how many samples it saw."""
         for name, value in (outputs.get("losses") or {}).items():
             self._meter.add(f"loss/{name}", value, 1)
-        if "input_ids" in inputs:
-            self._meter.add_samples(len(inputs["input_ids"]))  # dialogues, several of which may share a volume
-        for kind, prefix, key in (("image", "", "pixel_values"), ("volume", "voxel_", "voxel_values")):
-            if inputs.get(key) is None:
-                continue
-            self._meter.add_samples(0 if "input_ids" in inputs else len(inputs[key]))
+        self._meter.add_samples(_samples_in(inputs))
+        for kind, prefix in (("image", ""), ("volume", "voxel_")):
             branch, padding = outputs.get(kind), inputs.get(f"{prefix}padding_mask")
             if branch is not None and padding is not None:
                 self._meter.add("padded_tokens", padding.sum(), padding.numel())
                 self._meter.add(f"hidden/{kind}", (branch["mask"] * ~padding).sum(), (~padding).sum())
+        encoded = outputs.get("encoded")
+        if encoded is not None:  # a scene: nothing of it is padding
+            masks = {"points": encoded.get("points_mask"), "image": (encoded.get("image_mask") or (None,))[-1]}
+            for kind, mask in masks.items():
+                if mask is not None:
+                    self._meter.add(f"hidden/{kind}", mask.float().sum(), mask.numel())
 
     def _check_first_forward(self, losses: Mapping[str, Tensor], loss: Tensor) -> None:
         """Stop before the first update if the loss is not finite, lacks a kind, or has nothing to learn from one."""
@@ -326,7 +337,7 @@ class RunTrainer(Trainer):
                 "Look at the data with 'crossdim inspect'; use hardware.precision=fp32",
             )
         shares = self._meter.numbers(lambda values: values)
-        for kind in ("image", "volume"):
+        for kind in ("image", "volume", "points"):
             if shares.get(f"hidden/{kind}") == 0:
                 raise RecipeError(
                     f"'masking.{kind}_ratio'",
