@@ -222,11 +222,10 @@ def _show_table(folder: str, inspections: list["Inspection"], refused: list[Cros
 
 def _in_short(scene: "SceneFacts") -> str:
     """Return the cell about points, camera and boxes."""
+    sizes = [high - low for low, high in zip(scene.low_m or (), scene.high_m or (), strict=True)]
     parts = [
         f"{scene.points} points" if scene.points is not None else "",
-        f"{_sizes([high - low for low, high in zip(scene.low_m or (), scene.high_m or (), strict=True)])} m"
-        if scene.low_m
-        else "",
+        f"{' x '.join(f'{size:.3g}' for size in sizes)} m" if sizes else "",
         f"{scene.in_view:.0%} in view" if scene.in_view is not None else "",
         f"{sum(scene.boxes.values())} boxes" if scene.boxes is not None else "",
     ]
@@ -240,4 +239,6 @@ def _counted(count: int, kind: str) -> str:
 
 
 def _below(path: str, folder: str) -> str:
+    if path.startswith(f"{folder}#"):
+        return path.removeprefix(folder)
     return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path

@@ -1,9 +1,10 @@
-"""Files to images and volumes.
+"""Files to images, volumes, points and scenes.
 
-``read`` takes a path, of a file or of a folder with a DICOM series, and finds the format by its content. What stands
-behind a ``#`` selects one of several images or volumes: ``bold.nii.gz#3`` (a volume of a 4D file), ``folder#11`` (a
+``read`` takes a path, of a file, a folder with a DICOM series or a scene's folder, and finds the format by its content.
+What stands behind a ``#`` selects one of several things: ``bold.nii.gz#3`` (a volume of a 4D file), ``folder#11`` (a
 DICOM series by number or SeriesInstanceUID), ``film.dcm#0`` (a frame), ``a.npz#name`` and ``a.npz#name/12`` (an array,
-a row of it), ``retinamnist.npz#train/12`` (a MedMNIST sample), ``scan.tif#1`` (a picture).
+a row of it), ``retinamnist.npz#train/12`` (a MedMNIST sample), ``scan.tif#1`` (a picture), ``frames#0001`` (a frame of
+a folder of frames), ``scan.bin#6`` (points of six numbers), ``cloud.npy#points`` (a table that is to be points).
 
 What is wrong with a file is a ``ReadError`` or ``GeometryError`` with its name, the reason and the remedy; what a user
 should know and can live with is in the ``warnings`` of what is returned.
@@ -148,6 +149,9 @@ def _open_folder(folder: str, select: str | None, limits: Limits) -> "Opened | O
     from crossdim.readers.dicom_series import open_series
 
     files = dicom_files(folder)
+    if not files and os.path.isfile(os.path.join(folder, "camera.json")):
+        reason = "holds camera.json, and neither image.*, depth.* nor points.* beside it, nor frames below it"
+        raise ReadError(folder, reason, "Name the files so, or see docs/reference/formats.md for a folder of frames")
     if not files:
         others = find_readable(folder, limits=limits)
         reason = "is a folder without DICOM files"

@@ -14,19 +14,16 @@ from typing import IO, Any
 
 import numpy as np
 
-from crossdim.errors import ReadError, nearest
+from crossdim.errors import ReadError
 from crossdim.readers.limits import DEFLATE_EXPANSION, Limits, check_unpacked, file_bytes
-from crossdim.readers.point_arrays import column_names
+from crossdim.readers.point_arrays import choose_table, column_names, is_table
 from crossdim.readers.point_table import Columns, PointTable, check_points_stored, take_columns
-
-POINT_NAMES = ("instance", "points", "pc")
 
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _NUMERIC_CLASSES = range(6, 16)
 _COMPLEX = 0x800
-_MOST_COLUMNS = 16
 _MOST_NAME_BYTES = 4096
 _CHUNK = 2**16
 _REMEDY = "Save it again with MATLAB's save -v7"
@@ -84,40 +81,6 @@ def open_mat(path: str, select: str | None, limits: Limits) -> PointTable:
             return take_columns(path, read, chosen.kind, count, step, {name: name in wanted for name in names})
 
     return PointTable(path, select, "MATLAB 5", count, names, load)
-
-
-def choose_table(path: str, select: str | None, shapes: dict[str, tuple[int, int]]) -> str:
-    """Return the name of the array that holds the points.
-
-    Args:
-        path: The file, for the error.
-        select: As the user names it.
-        shapes: (rows, columns) of every table of numbers with columns enough.
-
-    Raises:
-        ReadError: If there is none, none of the name, or several.
-    """
-    if select is not None:
-        if select not in shapes:
-            remedy = nearest(select, shapes) if shapes else "Name a file with points"
-            raise ReadError(f"{path}#{select}", "names no table of numbers with 3 to 16 columns of the file", remedy)
-        return select
-    named = [name for name in POINT_NAMES if name in shapes] or list(shapes)
-    if not named:
-        raise ReadError(path, "holds no table of numbers with 3 to 16 columns", "Save the points as (points, columns)")
-    if len(named) > 1 and named[0] not in POINT_NAMES:
-        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ReadError(path, f"holds several tables: {listing}", f"Choose one, such as '{path}#{named[0]}'")
-    return named[0]
-
-
-def is_table(shape: Sequence[int]) -> bool:
-    """Tell whether an array may be a table of points.
-
-    Args:
-        shape: (rows, columns).
-    """
-    return len(shape) == 2 and 3 <= shape[1] <= _MOST_COLUMNS
 
 
 def _arrays(path: str, start: bytes, limits: Limits) -> dict[str, _Array]:

@@ -6,8 +6,7 @@ import numpy as np
 
 from crossdim.errors import ReadError
 from crossdim.readers.limits import DEFLATE_EXPANSION, Limits, check_unpacked
-from crossdim.readers.mat import choose_table, is_table
-from crossdim.readers.point_arrays import column_names
+from crossdim.readers.point_arrays import choose_table, column_names, is_table
 from crossdim.readers.point_table import Columns, PointTable, check_points_stored
 
 _CHUNK_ROWS = 2**18

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from crossdim.errors import ReadError
+from crossdim.errors import ReadError, nearest
 from crossdim.readers.array import ZIP_ERRORS, ArrayHeader, npy_header, npz_headers
 from crossdim.readers.limits import Limits, check_stored, check_unpacked, file_bytes
 from crossdim.readers.point_table import (
@@ -27,9 +27,11 @@ from crossdim.readers.point_table import (
 )
 
 POINT_ARRAYS = ("pc", "points")
+POINT_TABLES = ("instance", "points", "pc")
 KITTI_COLUMNS = 4
 MOST_COLUMNS = 64
 
+_MOST_TABLE_COLUMNS = 16
 _CERTAIN_COLUMNS = (3, 9)
 _CERTAIN_ROWS = 256
 
@@ -155,6 +157,40 @@ def column_names(columns: int) -> tuple[str, ...]:
         return (*COORDINATES, "intensity")
     numbered = tuple(f"column {place}" for place in range(len(COORDINATES), columns))
     return COORDINATES + (numbered if more < len(COLOURS) else COLOURS + numbered[len(COLOURS) :])
+
+
+def choose_table(path: str, select: str | None, shapes: dict[str, tuple[int, int]]) -> str:
+    """Return the name of the array that holds the points.
+
+    Args:
+        path: The file, for the error.
+        select: As the user names it.
+        shapes: (rows, columns) of every table of numbers with columns enough.
+
+    Raises:
+        ReadError: If there is none, none of the name, or several.
+    """
+    if select is not None:
+        if select not in shapes:
+            remedy = nearest(select, shapes) if shapes else "Name a file with points"
+            raise ReadError(f"{path}#{select}", "names no table of numbers with 3 to 16 columns of the file", remedy)
+        return select
+    named = [name for name in POINT_TABLES if name in shapes] or list(shapes)
+    if not named:
+        raise ReadError(path, "holds no table of numbers with 3 to 16 columns", "Save the points as (points, columns)")
+    if len(named) > 1 and named[0] not in POINT_TABLES:
+        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ReadError(path, f"holds several tables: {listing}", f"Choose one, such as '{path}#{named[0]}'")
+    return named[0]
+
+
+def is_table(shape: Sequence[int]) -> bool:
+    """Tell whether an array may be a table of points.
+
+    Args:
+        shape: (rows, columns).
+    """
+    return len(shape) == 2 and 3 <= shape[1] <= _MOST_TABLE_COLUMNS
 
 
 def _chosen(select: str | None, headers: dict[str, ArrayHeader]) -> str | None:

@@ -2,7 +2,8 @@
 
 A scene's folder holds ``camera.json`` and, where there are any, ``image.*``, ``points.*`` or ``depth.*``, and
 ``boxes.json``. A folder of frames holds ``camera.json``, pictures in ``rgb``, ``image``, ``images`` or ``color``, and
-files with the same names (but for the ending) in ``depth`` or ``points``, and perhaps ``boxes/name.json``; ``#name`` chooses a frame.
+files with the same names (but for the ending) in ``depth`` or ``points``, and perhaps ``boxes/name.json``; ``#name``
+chooses a frame.
 """
 
 import os

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from jaxtyping import Float32
 
+from crossdim.geometry.boxes import as_array, contains
 from crossdim.readers.inspection import Inspection, SceneFacts
 from crossdim.readers.pointcloud import OpenedPoints
 from crossdim.readers.scene import in_view
@@ -18,6 +19,7 @@ _ASKED = 1000
 _TOO_FAR_M, _TOO_SPARSE_M = 100.0, 0.5
 _TOO_SMALL_M = 0.01
 _DOUBLED = 0.01
+_BRIGHTEST = 255
 
 
 def inspect_points(opened: OpenedPoints, *, intensity: bool) -> Inspection:
@@ -34,6 +36,8 @@ def inspect_points(opened: OpenedPoints, *, intensity: bool) -> Inspection:
     cloud = opened.read() if intensity else None
     facts = point_facts(cloud, table.count) if cloud is not None else SceneFacts(points=table.count)
     problems = table.warnings if cloud is None else (*cloud.warnings, *point_problems(cloud, facts))
+    if cloud is not None and table.select is None and table.path.lower().endswith(".bin"):
+        problems = (*problems, *_other_columns(cloud))
     return Inspection(
         path=table.path if table.select is None else f"{table.path}#{table.select}",
         kind="points",
@@ -73,6 +77,7 @@ def inspect_scene(opened: OpenedScene, *, intensity: bool) -> Inspection:
     problems = [*scene.warnings, *(error.reason for error in contradictions)]
     if scene.points is not None:
         problems += point_problems(scene.points, facts)
+        problems += _empty_boxes(scene.points, scene.boxes) if scene.boxes is not None else []
     if sources.camera is None and not contradictions:
         problems.append("has no camera, so that points and image cannot be laid on one another")
     if opened.needs_choice:
@@ -137,6 +142,26 @@ def point_problems(cloud: PointCloud, facts: SceneFacts) -> list[str]:
     if doubled > _DOUBLED:
         problems.append(f"{doubled:.1%} of its points stand where another one stands")
     return problems
+
+
+def _other_columns(cloud: PointCloud) -> list[str]:
+    """Return a doubt that a .bin has KITTI's columns if what stands for the intensity can be none."""
+    intensity = cloud.attributes["intensity"]
+    low, high = float(np.nanmin(intensity)), float(np.nanmax(intensity))
+    whole = np.array_equal(intensity, np.rint(intensity), equal_nan=True)
+    if np.isnan(low) or (low >= 0 and (high <= 1 or (high <= _BRIGHTEST and whole))):
+        return []
+    doubt = f"every fourth number is taken for an intensity, and they reach from {low:.3g} to {high:.3g}"
+    return [f"{doubt}: if a point has more or fewer than four numbers, say so, such as with '#6'"]
+
+
+def _empty_boxes(cloud: PointCloud, boxes: Boxes3D) -> list[str]:
+    """Return how many boxes hold none of the points (of an even selection, if there are many)."""
+    if not len(boxes):
+        return []
+    some = cloud.points[:: -(-len(cloud.points) // _LOOKED_AT)].astype(np.float64)
+    empty = sum(not contains(some, box[None]).any() for box in as_array(boxes))
+    return [f"{empty} of its {len(boxes)} boxes hold no point"] if empty else []
 
 
 def _scene_facts(scene: Scene) -> SceneFacts:
