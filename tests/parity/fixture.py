@@ -91,7 +91,7 @@ class Fixture:
         for key, shape, kind in self.js["keys"][group]:
             if not kind.startswith("fixed:"):
                 state[key] = fill(key, tuple(shape), self.prefix)
-            elif match := re.search(r"see array ([\w.]+)", kind):
+            elif match := re.search(r"\barray ([\w.]+)", kind):
                 name = match[1].rstrip(".")
                 whole = self.stored(name) if self.arrays[name]["stored"] == "full" else (tables or {})[name]
                 state[key] = whole.astype(np.float32).reshape(shape)

@@ -173,10 +173,13 @@ def read_off(features: Tensor, x: Tensor, y: Tensor, size: list[int]) -> Tensor:
     return F.grid_sample(large, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
 
 
-def chamfer(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared distances to the nearest point, both ways."""
+def chamfer(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Squared distances to the nearest point, both ways; or half of the distances."""
     distance = (prediction[:, :, None] - target[:, None]).square().sum(-1)
-    return distance.amin(2).mean() + distance.amin(1).mean()
+    ways = distance.amin(2), distance.amin(1)
+    if kind == "cdl2":
+        return ways[0].mean() + ways[1].mean()
+    return (ways[0].sqrt().mean() + ways[1].sqrt().mean()) / 2
 
 
 def image_mask(config: dict[str, Any], inputs: Tensors, mode: str, hidden_centres: Tensor) -> Tensors:
@@ -291,7 +294,7 @@ def losses(config: dict[str, Any], inputs: Tensors, found: Tensors, near: Tensor
     turned = read_off(features, v, u, config["feature_map_upsampled_to"])
     straight = read_off(features, u, v, config["feature_map_upsampled_to"])
     across = [(by_point - each.transpose(1, 2)).square().mean() for each in (turned, straight)]
-    of_points = chamfer(found["pc_pred"], near.flatten(0, 1))
+    of_points = chamfer(found["pc_pred"], near.flatten(0, 1), config["pc_model"]["loss"])
     return {
         "cross_u": u,
         "cross_v": v,
@@ -467,7 +470,7 @@ def write_fixture(path: Path, config: dict[str, Any], prefix: str) -> Path:
     arrays |= {f"pre.{name}": value for name, value in found.items()}
     arrays["pre.mask_pc"] = point_mask(config, arrays, uniform(f"{prefix}input:mask", (config["batch"], groups)))
     cloud = arrays["fps.points"][0]
-    taken = (2 * len(cloud)) // 3
+    taken = len(cloud) // 3
     arrays["fps.index"] = sample_farthest(cloud, taken)[None]
     inputs = {name.removeprefix("pre."): torch.from_numpy(value) for name, value in arrays.items() if "pre." in name}
     inputs |= {name: torch.from_numpy(evaluate(text, prefix)) for name, text in described.items()}

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         help="Turn a checkpoint of the authors into a folder that crossdim loads; nothing in the file is ever run.",
         epilog=examples(
-            "crossdim convert uni4eye checkpoint-99.pth converted/", "crossdim convert med2e3 Med-2E3-M3D/ converted/"
+            "crossdim convert uni4eye checkpoint-99.pth converted/",
+            "crossdim convert med2e3 Med-2E3-M3D/ converted/",
+            "crossdim convert pimae ckpt-last.pth converted/",
         ),
     )
     convert.command(
@@ -38,6 +40,7 @@ def register(app: typer.Typer) -> None:
             "crossdim convert med2e3 Med-2E3-M3D/ as-released/ --random-text-projection 0",
         )
     )(med2e3)
+    convert.command(epilog=examples("crossdim convert pimae ckpt-last.pth converted/"))(pimae)
     app.add_typer(convert)
 
 
@@ -107,6 +110,22 @@ def med2e3(
         question_tokenizer=question_tokenizer,
     )
     _show(report, as_json)
+
+
+def pimae(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="File that PiMAE's pre-training wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    heads: Annotated[int | None, typer.Option(help="Heads of the encoders, if they are not 64 wide.")] = None,
+    decoder_heads: Annotated[int | None, typer.Option(help="Heads of the decoders, if they are not 64 wide.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert PiMAE's pre-training, and say what became of every key and what was assumed.
+
+    OUT gets `config.json`, `model.safetensors`, `contract.json` and `conversion-report.json`.
+    """
+    from crossdim.convert.pimae_file import convert_pimae
+
+    _show(convert_pimae(checkpoint, out, heads=heads, decoder_heads=decoder_heads), as_json)
 
 
 def _show(report: "ConversionReport", as_json: bool) -> None:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from crossdim.convert.keys import KeyReport
 
-AVAILABLE = ("uni4eye/dual", "med2e3/model", "med2e3/variantN")
+AVAILABLE = ("uni4eye/dual", "med2e3/model", "med2e3/variantN", "pimae/pretrain")
 """Systems that :func:`convert_state_dict` knows; ``N`` is the number of a scoring connector (6 or 9 to 15)."""
 
-PLANNED = ("uni4eye/pp", "uni4eye/entropy", "pimae/pretrain", "pimae/detector")
+PLANNED = ("uni4eye/pp", "uni4eye/entropy", "pimae/detector")
 """Systems that it will know."""
 
 
@@ -40,6 +40,10 @@ def convert_state_dict(
         from crossdim.convert.dual import convert_dual
 
         return convert_dual(state_dict, config)
+    if system == "pimae/pretrain":
+        from crossdim.convert.pimae import convert_pretrain
+
+        return convert_pretrain(state_dict, config)
     variant = re.fullmatch(r"med2e3/(?:model|variant(\d{1,4}))", system)
     if variant:
         from crossdim.convert.med2e3_state import convert_model

@@ -22,7 +22,7 @@ from torch import Tensor
 from crossdim.convert.pickles import Pickled, PickleError, Plain, StoredTensor, Stub, read_pickle
 from crossdim.errors import ReadError
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "base_model", "module", "net")
 """Where training scripts put the weights inside the file."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")

@@ -4,16 +4,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossdim import __version__
 from crossdim.convert.keys import KeyReport
 from crossdim.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from crossdim.transforms.contract import PreprocessingContract
 
 REPORT_NAME = "conversion-report.json"
 
@@ -109,3 +115,28 @@ def appearing(folder: Path) -> Iterator[Path]:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_model(
+    folder: Path,
+    config: "PreTrainedConfig",
+    state: "Mapping[str, Tensor]",
+    contract: "PreprocessingContract",
+    report: ConversionReport,
+) -> None:
+    """Write ``config.json``, ``model.safetensors``, ``contract.json`` and the report.
+
+    Args:
+        folder: Where to.
+        config: Of the model that the report names.
+        state: Its weights.
+        contract: Its preprocessing.
+        report: Of the conversion.
+    """
+    from safetensors.torch import save_file
+
+    config.architectures = [report.architecture]
+    config.save_pretrained(folder)
+    save_file(dict(state), folder / "model.safetensors", metadata={"format": "pt"})
+    contract.save_pretrained(folder)
+    report.write(folder)

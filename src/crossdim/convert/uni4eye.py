@@ -7,13 +7,12 @@ order of colours, the extent of a volume) is assumed as the authors' code has it
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from crossdim.convert.keys import KeyReport
 from crossdim.convert.layout import Layout, recognise
 from crossdim.convert.plan import Choices, Plan
 from crossdim.convert.reading import Checkpoint, read_checkpoint
-from crossdim.convert.report import REPORT_NAME, ConversionReport, appearing, check_free, hash_of
+from crossdim.convert.report import REPORT_NAME, ConversionReport, appearing, check_free, hash_of, write_model
 
 __all__ = ["REPORT_NAME", "ConversionReport", "convert_uni4eye"]
 
@@ -48,7 +47,7 @@ def convert_uni4eye(
     state, keys = plan.fill()
     report = _report(source, layout, plan, folder, keys)
     with appearing(folder) as temporary:
-        _write(temporary, plan, state, report)
+        write_model(temporary, plan.config, state, plan.contract, report)
     return report
 
 
@@ -63,13 +62,3 @@ def _report(source: Checkpoint, layout: Layout, plan: Plan, out: Path, keys: Key
         keys=keys,
         not_tensors=source.not_tensors,
     )
-
-
-def _write(folder: Path, plan: Plan, state: dict[str, Any], report: ConversionReport) -> None:
-    from safetensors.torch import save_file
-
-    plan.config.architectures = [plan.model.__name__]
-    plan.config.save_pretrained(folder)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    plan.contract.save_pretrained(folder)
-    report.write(folder)
