@@ -15,10 +15,12 @@ from torch import Tensor
 
 from crossdim.errors import ContractError
 from crossdim.tokens.grid import grid_of
-from crossdim.tokens.sampling import gather_points, nearest_neighbours
+from crossdim.tokens.neighbours import nearest_neighbours
+from crossdim.tokens.sampling import gather_points
 
 Alignment = Literal["uniform", "complement"]
 PixelConvention = Literal["centre", "released"]
+PointMasking = Literal["random", "block"]
 
 
 class Mask(NamedTuple):
@@ -149,6 +151,20 @@ def block_point_mask(
     return mask.scatter_(1, nearest_neighbours(centers, middle, hidden)[:, 0], True)
 
 
+def point_mask(
+    kind: PointMasking, centers: Float[Tensor, "batch groups 3"], noise: Float[Tensor, "batch groups"], ratio: float
+) -> Bool[Tensor, "batch groups"]:
+    """Hide groups of points; see :func:`random_point_mask` and :func:`block_point_mask`.
+
+    Args:
+        kind: Which of the two.
+        centers: Of the groups, in metres.
+        noise: One score per group.
+        ratio: Share of hidden groups, in [0, 1).
+    """
+    return block_point_mask(centers, noise, ratio) if kind == "block" else random_point_mask(noise, ratio)
+
+
 def visible_first(mask: Bool[Tensor, "batch groups"]) -> tuple[Int[Tensor, "batch groups"], int]:
     """Return the order that puts visible groups before hidden ones, each in their own order, and how many are visible.
 
@@ -235,3 +251,20 @@ def aligned_mask(
     ids_shuffle = score.argsort(dim=1, descending=alignment == "complement", stable=True)
     ids_restore = ids_shuffle.argsort(dim=1)
     return Mask(ids_shuffle[:, :kept], ids_restore, (ids_restore >= kept).to(torch.float32))
+
+
+def patch_mask(
+    noise: Float[Tensor, "batch tokens"],
+    ratio: float,
+    hit: Bool[Tensor, "batch tokens"] | None = None,
+    alignment: Alignment = "complement",
+) -> Mask:
+    """Hide image patches: independently of the points, or aligned with the patches that hidden ones fall into.
+
+    Args:
+        noise: Uniform in [0, 1).
+        ratio: Share of hidden patches, in [0, 1).
+        hit: Patches that hidden points fall into; None for an independent mask.
+        alignment: What ``hit`` means; see :func:`aligned_mask`.
+    """
+    return mask_by_noise(noise, ratio) if hit is None else aligned_mask(hit, noise, ratio, alignment)

@@ -4,12 +4,15 @@ Ordinal classes use the cumulative-link form with one shared direction and order
 Raschka, "Rank consistent ordinal regression", 2020): logit ``k`` is the log-odds of a label above ``k``.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from crossdim.errors import ContractError
 
 Problem = Literal["multiclass", "multilabel", "ordinal"]
 
@@ -60,6 +63,7 @@ def classification_loss(
         class_weights: Weight of each class; for multi-label problems, of its positive examples.
     """
     logits = logits.float()
+    class_weights = None if class_weights is None else class_weights.to(logits.device)
     if problem == "multiclass":
         return F.cross_entropy(logits, labels.long(), weight=class_weights, label_smoothing=label_smoothing)
     if problem == "multilabel":
@@ -88,3 +92,57 @@ def probabilities(logits: Float[Tensor, "batch logits"], problem: Problem) -> Fl
     above = logits.sigmoid().cummin(dim=1).values
     edges = torch.cat([torch.ones_like(above[:, :1]), above, torch.zeros_like(above[:, :1])], dim=1)
     return edges[:, :-1] - edges[:, 1:]
+
+
+class Classifies:
+    """What every classifier does with the feature of a sample; a base beside the model's own."""
+
+    config: Any
+    classifier: ClassificationHead
+    class_weights: Tensor | None
+
+    def make_classifier(self, dim: int, norm_eps: float | None) -> None:
+        """Add the head and the weights of the classes, as the config says.
+
+        Args:
+            dim: Width of the feature.
+            norm_eps: Epsilon of a LayerNorm before the linear layer, or None for none.
+
+        Raises:
+            ContractError: There is not one weight for each class.
+        """
+        classes = len(self.config.id2label or ())
+        self.classifier = ClassificationHead(dim, classes, self.config.problem, norm_eps)
+        weights = self.config.class_weights
+        if weights is not None and len(weights) != classes:
+            raise ContractError(
+                f"class_weights of length {len(weights)}",
+                f"do not match the {classes} classes",
+                "Give one weight per class",
+            )
+        self.class_weights = None if weights is None else torch.tensor(weights, device="cpu")
+
+    def classify(
+        self,
+        feature: Float[Tensor, "batch dim"],
+        labels: Int[Tensor, "batch"] | Float[Tensor, "batch classes"] | None,
+    ) -> ImageClassifierOutput:
+        """Score the classes, and the scores if labels are given.
+
+        Args:
+            feature: Of the samples.
+            labels: Class indices, or 0/1 per class for multi-label problems.
+        """
+        logits, config = self.classifier(feature), self.config
+        if labels is None:
+            return ImageClassifierOutput(logits=logits)
+        loss = classification_loss(logits, labels, config.problem, config.label_smoothing, self.class_weights)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def probabilities(self, logits: Float[Tensor, "batch logits"]) -> Float[Tensor, "batch classes"]:
+        """Return class probabilities for this model's kind of problem.
+
+        Args:
+            logits: Output of the model.
+        """
+        return probabilities(logits, self.config.problem)

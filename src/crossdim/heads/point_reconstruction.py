@@ -69,8 +69,8 @@ def image_places(
             u = (scaled[..., 0] / scaled[..., 2]).round() / width
             v = (scaled[..., 1] / scaled[..., 2]).round() / height
             inside = (u >= 0) & (u <= 1) & (v >= 0) & (v <= 1)
-    nowhere = {"nan": -1.0, "posinf": -1.0, "neginf": -1.0}
-    return ImagePlaces(torch.nan_to_num(u, **nowhere), torch.nan_to_num(v, **nowhere), inside)
+    u, v = (torch.nan_to_num(share, nan=-1.0, posinf=-1.0, neginf=-1.0) for share in (u, v))
+    return ImagePlaces(u, v, inside)
 
 
 def sample_features(

@@ -43,6 +43,25 @@ def normalise_patches(patches: Float[Tensor, "batch tokens values"]) -> Float[Te
     return (patches - mean) / (variance + 1e-6).sqrt()
 
 
+def fill_in(
+    visible: Float[Tensor, "batch visible width"],
+    mask_token: Float[Tensor, "1 1 width"],
+    tokens: int,
+    ids_restore: Int[Tensor, "batch tokens"] | None = None,
+) -> Float[Tensor, "batch tokens width"]:
+    """Return the visible tokens with a mask token for each hidden one.
+
+    Args:
+        visible: Visible tokens in the order of the encoder.
+        mask_token: Stands for what is hidden.
+        tokens: How many there are in all.
+        ids_restore: Inverse of the shuffling permutation; without it, visible tokens stay before hidden ones.
+    """
+    hidden = mask_token.to(visible.dtype).expand(len(visible), tokens - visible.shape[1], -1)
+    filled = torch.cat([visible, hidden], dim=1)
+    return filled if ids_restore is None else filled.gather(1, ids_restore[..., None].expand(-1, -1, filled.shape[-1]))
+
+
 class ReconstructionDecoder(nn.Module):
     """Fill in the hidden tokens and predict every patch.
 
@@ -82,10 +101,7 @@ class ReconstructionDecoder(nn.Module):
             kind: Which output layer to use.
         """
         visible = self.embed(latent)
-        batch, tokens = ids_restore.shape
-        hidden = self.mask_token.to(visible.dtype).expand(batch, tokens + 1 - visible.shape[1], -1)
-        patches = torch.cat([visible[:, 1:], hidden], dim=1)
-        patches = patches.gather(1, ids_restore[..., None].expand(-1, -1, patches.shape[-1]))
+        patches = fill_in(visible[:, 1:], self.mask_token, ids_restore.shape[1], ids_restore)
         sequence = torch.cat([visible[:, :1], patches], dim=1)
         if positions is not None:
             sequence = sequence + positions.to(sequence)

@@ -11,6 +11,8 @@ from transformers import (
 from crossdim.encoders.vision3d import VisionTransformer3D, VisionTransformer3DConfig
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.models.med2e3_config import Med2E3Config
+from crossdim.models.pimae import PimaeForImageClassification, PimaeForPreTraining, PimaeModel
+from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye import (
     Uni4EyeConfig,
     Uni4EyeForImageClassification,
@@ -27,3 +29,8 @@ AutoConfig.register("vision_transformer_3d", VisionTransformer3DConfig, exist_ok
 AutoModel.register(VisionTransformer3DConfig, VisionTransformer3D, exist_ok=True)
 AutoConfig.register("med2e3", Med2E3Config, exist_ok=True)
 AutoModelForImageTextToText.register(Med2E3Config, Med2E3ForConditionalGeneration, exist_ok=True)
+
+AutoConfig.register("pimae", PimaeConfig, exist_ok=True)
+AutoModel.register(PimaeConfig, PimaeModel, exist_ok=True)
+AutoModelForPreTraining.register(PimaeConfig, PimaeForPreTraining, exist_ok=True)
+AutoModelForImageClassification.register(PimaeConfig, PimaeForImageClassification, exist_ok=True)

@@ -9,16 +9,14 @@ image → patches ────────────────┘       └ 
 What is unusual: which patches are hidden depends on where the hidden groups project, and the hidden groups' tokens also
 predict the image decoder's features at the places of their points (L_x; no gradient reaches the image through it).
 
-Differs from the authors' code (each behaviour of theirs is an option, see docs/explanation/fidelity.md):
+Differs from the authors' code (each behaviour of theirs is an option, see docs/explanation/fidelity.md): ``complement``
+masks are the default (theirs fall back to independent ones); cross-modal features are sampled at (across, down) from
+the small map, where a point is in the image (theirs at (down, across) from an enlarged one, with zeros outside); while
+training, hidden groups are not embedded. Images of any size and a missing modality are allowed; parameters that theirs
+never use do not exist.
 
-* ``complement`` masks are the default; theirs fall back to independent ones;
-* cross-modal features are sampled at (across, down) from the small map, and only where a point is in the image; theirs
-  are sampled from an enlarged map at (down, across), and points outside meet zeros;
-* while training, hidden groups are not embedded (``embed_hidden_points``); images of any size and a missing modality
-  are allowed; parameters that theirs never use do not exist.
-
-Groups depend on the order of the points only through the first centre: for any order with the same point at
-``fps_start`` (and no two equal distances) the tokens are the same.
+The order of the points matters only through the first centre: with the same point at ``fps_start`` (and no two equal
+distances) any order gives the same tokens.
 """
 
 from math import prod
@@ -33,22 +31,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from crossdim.encoders.transformer import TransformerEncoder, TransformerLayer
 from crossdim.errors import ContractError
 from crossdim.fusion.joint import JointEncoder
-from crossdim.heads.classification import ClassificationHead, Problem, classification_loss, probabilities
-from crossdim.heads.point_reconstruction import ImagePlaces, chamfer_distance, image_places, sample_features
-from crossdim.heads.reconstruction import masked_mean_squared_error, normalise_patches
-from crossdim.masking import (
-    Mask,
-    PixelConvention,
-    aligned_mask,
-    block_point_mask,
-    mask_by_noise,
-    patches_hit,
-    patches_of,
-    random_point_mask,
-    visible_first,
-)
+from crossdim.heads.classification import ClassificationHead, Classifies
+from crossdim.heads.point_reconstruction import chamfer_distance, image_places, sample_features
+from crossdim.heads.reconstruction import fill_in, masked_mean_squared_error, normalise_patches
+from crossdim.masking import Mask, PixelConvention, patch_mask, patches_hit, patches_of, point_mask, visible_first
 from crossdim.models.pimae_config import IMAGE_NORM_EPS, PimaeConfig, PimaeForPreTrainingOutput, PimaeModelOutput
-from crossdim.tokens.grid import Grid, grid_of, patchify
+from crossdim.tokens.grid import Grid, check_channels, embed_patches, grid_of, pair, patchify
 from crossdim.tokens.points import MiniPointNet, PointGroups, PointPositions, group_cloud
 from crossdim.tokens.positions import sincos_table
 from crossdim.tokens.sampling import gather_points
@@ -67,8 +55,8 @@ class PimaePreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["TransformerLayer"]
     _keys_to_ignore_on_load_unexpected = [
-        r"^(pimae\.)?(points?_|joint)",
-        r"^((image|points)_(decoder|mask_token|head)|cross_modal_head|classifier)",
+        r"^(pimae\.)?(points?_|joint\.)",
+        r"^((image|points|joint)_(decoder|mask_token|head)|cross_modal_head|classifier)",
     ]
 
     @torch.no_grad()
@@ -81,9 +69,8 @@ class PimaePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-            if isinstance(module, nn.BatchNorm1d):
-                for buffer, value in zip(module.buffers(), (0, 1, 0), strict=True):
-                    init.constant_(buffer, value)
+            for buffer, value in zip(module.buffers(), (0, 1, 0), strict=False):
+                init.constant_(buffer, value)
         elif isinstance(module, nn.Conv2d):
             inputs = module.weight[0].numel()
             bound = (6 / (inputs + module.out_channels)) ** 0.5
@@ -92,19 +79,16 @@ class PimaePreTrainedModel(PreTrainedModel):
             init.uniform_(module.bias, -(inputs**-0.5), inputs**-0.5)
         elif isinstance(module, TransformerLayer) and module.mlp.activation == "relu":
             init.xavier_uniform_(module.attention.qkv.weight)
-        elif isinstance(module, JointEncoder) and module.cls_token is not None:
-            init.zeros_(module.cls_token)
-        elif isinstance(module, ImageBranch):
-            init.zeros_(module.image_embedding)
-            if isinstance(module, PimaeModel):
-                init.zeros_(module.points_embedding)
-        elif isinstance(module, PimaeForPreTraining):
-            init.zeros_(module.image_decoder_embedding)
-            init.zeros_(module.points_decoder_embedding)
-            init.normal_(module.image_mask_token, std=0.02)
-            init.trunc_normal_(module.points_mask_token, std=0.02)
         elif isinstance(module, ClassificationHead) and module.thresholds is not None:
             init.copy_(module.thresholds, torch.linspace(1, -1, len(module.thresholds)))
+        else:
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "image_mask_token":
+                    init.normal_(parameter, std=0.02)
+                elif name == "points_mask_token":
+                    init.trunc_normal_(parameter, std=0.02)
+                else:
+                    init.zeros_(parameter)
 
 
 class ImageBranch(PimaePreTrainedModel):
@@ -112,7 +96,7 @@ class ImageBranch(PimaePreTrainedModel):
 
     def __init__(self, config: PimaeConfig) -> None:
         super().__init__(config)
-        patch = config.patch_size
+        patch = pair(config.patch_size)
         self.patch_embed = nn.Conv2d(config.num_channels, config.hidden_size, patch, patch)
         self.image_embedding = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.image_encoder = TransformerEncoder(config.image_shape(), norm=False)
@@ -126,51 +110,24 @@ class ImageBranch(PimaePreTrainedModel):
         Raises:
             ContractError: The channels are not the model's, or the size is no multiple of the patch.
         """
-        if pixel_values.shape[1] != self.config.num_channels:
-            raise ContractError(
-                f"images of shape {tuple(pixel_values.shape)}",
-                f"this model takes {self.config.num_channels} channels",
-                "Prepare the input with the contract saved beside the model",
-            )
-        return grid_of(tuple(pixel_values.shape[2:]), self.config.patch_size)
+        check_channels(pixel_values, self.config.num_channels)
+        return grid_of(tuple(pixel_values.shape[2:]), pair(self.config.patch_size))
 
     def embed_image(
         self, pixel_values: Float[Tensor, "batch channels height width"], mask: Mask | None = None
     ) -> Float[Tensor, "batch visible dim"]:
         """Return the tokens of the visible patches with their position codes, before the modality's embedding.
 
-        Only visible patches are multiplied.
-
         Args:
             pixel_values: Images.
-            mask: Which patches are visible; None for all of them, in raster order.
+            mask: Which patches are visible; None for all of them, in raster order. Hidden ones cost nothing.
         """
-        positions = sincos_table(self.grid(pixel_values), self.config.hidden_size)[None, 1:]
-        patches = patchify(pixel_values.to(self.patch_embed.weight.dtype), self.config.patch_size)
-        positions = positions.to(patches).expand(len(patches), -1, -1)
+        table = sincos_table(self.grid(pixel_values), self.config.hidden_size)[None, 1:]
+        patches = patchify(pixel_values.to(self.patch_embed.weight.dtype), pair(self.config.patch_size))
+        table = table.to(patches).expand(len(patches), -1, -1)
         if mask is not None:
-            patches, positions = gather_points(patches, mask.ids_keep), gather_points(positions, mask.ids_keep)
-        kernel = self.patch_embed.weight.permute(0, 2, 3, 1).flatten(1)
-        return nn.functional.linear(patches, kernel, self.patch_embed.bias) + positions
-
-    def encode_image(
-        self, tokens: Float[Tensor, "batch patches dim"], padding_mask: Bool[Tensor, "batch patches"] | None = None
-    ) -> Float[Tensor, "batch patches dim"]:
-        """Add the modality's embedding and apply the image encoder.
-
-        Args:
-            tokens: From :meth:`embed_image`.
-            padding_mask: True where a patch holds padding only.
-        """
-        return self.image_encoder(tokens + self.image_embedding, padding_mask=padding_mask)
-
-
-def _mean(
-    hidden: Float[Tensor, "batch tokens dim"], padding_mask: Bool[Tensor, "batch tokens"] | None
-) -> Float[Tensor, "batch dim"]:
-    if padding_mask is None:
-        return hidden.mean(dim=1)
-    return (hidden * ~padding_mask[..., None]).sum(dim=1) / (~padding_mask).sum(dim=1, keepdim=True).clamp_min(1)
+            patches, table = gather_points(patches, mask.ids_keep), gather_points(table, mask.ids_keep)
+        return embed_patches(self.patch_embed, patches) + table
 
 
 class PimaeImageModel(ImageBranch):
@@ -192,13 +149,16 @@ class PimaeImageModel(ImageBranch):
             pixel_values: Images, sizes multiples of the patch.
             padding_mask: True where a patch holds padding only.
         """
-        hidden = self.encode_image(self.embed_image(pixel_values), padding_mask)
+        tokens = self.embed_image(pixel_values) + self.image_embedding
+        hidden = self.image_encoder(tokens, padding_mask=padding_mask)
         if self.joint is not None:
-            joint = self.joint([hidden], [padding_mask])
-            hidden = joint.sets[0]
+            joint, (hidden,) = self.joint([hidden], [padding_mask])
             if self.config.pooling == "cls":
-                return BaseModelOutputWithPooling(hidden, joint.hidden[:, 0])
-        return BaseModelOutputWithPooling(hidden, _mean(hidden, padding_mask))
+                return BaseModelOutputWithPooling(hidden, joint[:, 0])
+        if padding_mask is None:
+            return BaseModelOutputWithPooling(hidden, hidden.mean(dim=1))
+        real = ~padding_mask[..., None]
+        return BaseModelOutputWithPooling(hidden, (hidden * real).sum(dim=1) / real.sum(dim=1).clamp_min(1))
 
 
 class PimaeModel(ImageBranch):
@@ -266,7 +226,9 @@ class PimaeModel(ImageBranch):
         """
         output = PimaeModelOutput(points_mask=points_mask, image_mask=image_mask)
         if pixel_values is not None:
-            output.image_hidden_state = self.encode_image(self.embed_image(pixel_values, image_mask))
+            output.image_hidden_state = self.image_encoder(
+                self.embed_image(pixel_values, image_mask) + self.image_embedding
+            )
         if points is not None:
             output.groups = points if isinstance(points, PointGroups) else self.group(points, fps_start)
             visible = None
@@ -318,7 +280,7 @@ class PimaeForPreTraining(PimaePreTrainedModel):
         self.joint_decoder = JointEncoder(config.joint_decoder_shape(), class_token=False, norm=True)
         self.image_decoder = TransformerEncoder(config.image_decoder_shape())
         self.points_decoder = TransformerEncoder(config.points_decoder_shape())
-        self.image_head = nn.Linear(width, prod(config.patch_size) * config.num_channels)
+        self.image_head = nn.Linear(width, prod(pair(config.patch_size)) * config.num_channels)
         self.points_head = nn.Linear(width, 3 * config.group_size)
         values = {"features": width, "pixels": config.num_channels, "none": 0}[config.cross_modal_target]
         self.cross_modal_head = nn.Linear(width, config.group_size * values) if values else None
@@ -350,27 +312,33 @@ class PimaeForPreTraining(PimaePreTrainedModel):
         Raises:
             ContractError: Both modalities are missing, one does not fit the model, or nothing says how they fit.
         """
-        camera = self._camera(points, pixel_values, projection, frame_size)
-        groups = None if points is None else self.pimae.group(points, fps_start)
-        if groups is None:
-            points_mask = None
-        elif points_mask is None:
-            points_mask = self._points_mask(groups, points_noise)
-        hidden = None if groups is None or points_mask is None else groups.take(_hidden(points_mask))
-        output, image_mask = PimaeForPreTrainingOutput(losses={}), None
+        camera, config = self._camera(points, pixel_values, projection, frame_size), self.config
+        groups = hidden = image_mask = hit = grid = None
+        if points is not None:
+            groups = self.pimae.group(points, fps_start)
+            if points_mask is None:
+                if points_noise is None:
+                    points_noise = torch.rand(groups.centers.shape[:2], device=points.device)
+                points_mask = point_mask(config.points_masking, groups.centers, points_noise, config.points_mask_ratio)
+            order, visible = visible_first(points_mask)
+            hidden = groups.take(order[:, visible:])
         if pixel_values is not None:
-            centers = None if camera is None or hidden is None else image_places(hidden.centers, *camera)
-            image_mask, output.hit = self._image_mask(pixel_values, image_noise, centers)
-        output.encoded = self.pimae(groups, pixel_values, points_mask, image_mask)
-        self._decode(output, None if pixel_values is None else self.pimae.grid(pixel_values))
-        if hidden is not None:
-            self._points_loss(output, hidden)
-        if pixel_values is not None:
-            self._image_loss(output, pixel_values)
-        if pixel_values is not None and hidden is not None and camera is not None:
-            self._cross_modal_loss(output, hidden, pixel_values, camera)
-        weights = {name: getattr(self.config, f"{name}_weight") for name in output.losses}
-        output.loss = torch.stack([weights[name] * part for name, part in output.losses.items()]).sum()
+            grid = self.pimae.grid(pixel_values)
+            image_mask, hit = self._image_mask(pixel_values, image_noise, hidden, camera)
+        output = self._decode(self.pimae(groups, pixel_values, points_mask, image_mask), grid)
+        output.hit, losses = hit, dict[str, Tensor]()
+        if hidden is not None and output.points_prediction is not None:
+            output.points_target = hidden.neighbourhoods
+            clouds = output.points_prediction.flatten(0, 1), hidden.neighbourhoods.flatten(0, 1)
+            losses["points"] = chamfer_distance(*clouds, config.chamfer)
+        if pixel_values is not None and image_mask is not None and output.image_prediction is not None:
+            target = patchify(pixel_values, pair(config.patch_size))
+            output.image_target = target = normalise_patches(target) if config.norm_pix_loss else target
+            losses["image"] = masked_mean_squared_error(output.image_prediction, target, image_mask.mask)
+        if pixel_values is not None and hidden is not None and camera is not None and self.cross_modal_head is not None:
+            losses["cross_modal"] = self._cross_modal_loss(output, hidden, pixel_values, camera)
+        output.losses = losses
+        output.loss = torch.stack([getattr(config, f"{name}_weight") * part for name, part in losses.items()]).sum()
         return output
 
     def _camera(
@@ -390,122 +358,76 @@ class PimaeForPreTraining(PimaePreTrainedModel):
             )
         return projection, frame_size, self.config.pixel_convention
 
-    def _points_mask(
-        self, groups: PointGroups, noise: Float[Tensor, "batch groups"] | None
-    ) -> Bool[Tensor, "batch groups"]:
-        if noise is None:
-            noise = torch.rand(groups.centers.shape[:2], device=groups.centers.device)
-        if self.config.points_masking == "block":
-            return block_point_mask(groups.centers, noise, self.config.points_mask_ratio)
-        return random_point_mask(noise, self.config.points_mask_ratio)
-
     def _image_mask(
         self,
         pixel_values: Float[Tensor, "batch channels height width"],
         noise: Float[Tensor, "batch patches"] | Mask | None,
-        centers: ImagePlaces | None,
+        hidden: PointGroups | None,
+        camera: Camera | None,
     ) -> tuple[Mask, Bool[Tensor, "batch patches"] | None]:
         """Return the mask, and the patches that hidden centres fall into if it is aligned with them."""
         if isinstance(noise, Mask):
             return noise, None
-        config, patches = self.config, prod(self.pimae.grid(pixel_values))
-        if noise is None:
-            noise = torch.rand(len(pixel_values), patches, device=pixel_values.device)
-        if centers is None or config.mask_alignment == "independent":
-            return mask_by_noise(noise, config.image_mask_ratio), None
-        size = (pixel_values.shape[2], pixel_values.shape[3])
-        place, inside = patches_of(centers.u, centers.v, size, config.patch_size, None, config.pixel_convention)
-        hit = patches_hit(place, inside, patches)
-        return aligned_mask(hit, noise, config.image_mask_ratio, config.mask_alignment), hit
+        config, size, hit = self.config, (pixel_values.shape[2], pixel_values.shape[3]), None
+        patches = prod(self.pimae.grid(pixel_values))
+        if hidden is not None and camera is not None and config.mask_alignment != "independent":
+            u, v, _ = image_places(hidden.centers, *camera)
+            places = patches_of(u, v, size, pair(config.patch_size), None, config.pixel_convention)
+            hit = patches_hit(*places, patches)
+        noise = torch.rand(len(pixel_values), patches, device=pixel_values.device) if noise is None else noise
+        return patch_mask(noise, config.image_mask_ratio, hit, config.mask_alignment), hit
 
-    def _decode(self, output: PimaeForPreTrainingOutput, grid: Grid | None) -> None:
+    def _decode(self, encoded: PimaeModelOutput, grid: Grid | None) -> PimaeForPreTrainingOutput:
         """Fill in what is hidden and predict patches and points."""
-        encoded, sets = output.encoded, []
+        output, sets = PimaeForPreTrainingOutput(encoded=encoded), []
+        assert encoded.last_hidden_state is not None
         latent = encoded.last_hidden_state[:, 1:]
-        if grid is not None:
-            visible = self.image_decoder_embed(latent[:, : encoded.image_hidden_state.shape[1]])
-            table = sincos_table(grid, self.config.decoder_hidden_size)[None, 1:].to(visible)
-            tokens = _append(visible, self.image_mask_token, table.shape[1])
-            tokens = gather_points(tokens, encoded.image_mask.ids_restore)
-            sets.append(tokens + table + self.image_decoder_embedding)
-        if encoded.groups is not None:
+        if grid is not None and encoded.image_mask is not None:
+            kept, order = encoded.image_mask.ids_keep.shape[1], encoded.image_mask.ids_restore
+            image = fill_in(self.image_decoder_embed(latent[:, :kept]), self.image_mask_token, prod(grid), order)
+            table = sincos_table(grid, self.config.decoder_hidden_size)[None, 1:].to(image)
+            sets.append(image + table + self.image_decoder_embedding)
+        if encoded.groups is not None and encoded.points_mask is not None:
             order, count = visible_first(encoded.points_mask)
-            visible = self.points_decoder_embed(latent[:, -count:])
-            positions = self.points_decoder_positions(gather_points(encoded.groups.centers, order).to(visible))
-            tokens = _append(visible, self.points_mask_token, order.shape[1])
-            sets.append(tokens + positions + self.points_decoder_embedding)
+            points = fill_in(self.points_decoder_embed(latent[:, -count:]), self.points_mask_token, order.shape[1])
+            positions = self.points_decoder_positions(gather_points(encoded.groups.centers, order).to(points))
+            sets.append(points + positions + self.points_decoder_embedding)
         output.joint_decoded, parts = self.joint_decoder(sets)
-        if grid is not None:
+        if encoded.image_mask is not None:
             output.image_features = self.image_decoder(parts[0] + table)
             output.image_prediction = self.image_head(output.image_features)
         if encoded.groups is not None:
             output.points_features = self.points_decoder(parts[-1], positions=positions)[:, count:]
             output.points_prediction = self.points_head(output.points_features).unflatten(-1, (-1, 3))
-
-    def _points_loss(self, output: PimaeForPreTrainingOutput, hidden: PointGroups) -> None:
-        output.points_target = hidden.neighbourhoods
-        clouds = output.points_prediction.flatten(0, 1), hidden.neighbourhoods.flatten(0, 1)
-        output.losses["points"] = chamfer_distance(*clouds, self.config.chamfer)
-
-    def _image_loss(self, output: PimaeForPreTrainingOutput, pixel_values: Tensor) -> None:
-        target = patchify(pixel_values, self.config.patch_size)
-        output.image_target = normalise_patches(target) if self.config.norm_pix_loss else target
-        mask = output.encoded.image_mask.mask
-        output.losses["image"] = masked_mean_squared_error(output.image_prediction, output.image_target, mask)
+        return output
 
     def _cross_modal_loss(
         self, output: PimaeForPreTrainingOutput, hidden: PointGroups, pixel_values: Tensor, camera: Camera
-    ) -> None:
-        if self.cross_modal_head is None:
-            return
-        config = self.config
+    ) -> Float[Tensor, ""]:
+        config, features, head = self.config, output.image_features, self.cross_modal_head
+        assert features is not None
+        assert head is not None
         members = (hidden.neighbourhoods + hidden.centers[:, :, None]).flatten(1, 2)
         output.places = places = image_places(members, *camera)
-        features, grid = output.image_features, self.pimae.grid(pixel_values)
+        grid = self.pimae.grid(pixel_values)
         if config.cross_modal_target == "pixels":
             features, grid = pixel_values.flatten(2).transpose(1, 2), tuple(pixel_values.shape[2:])
         released = config.pixel_convention == "released"
-        output.cross_modal_target = sample_features(
-            features.detach(), grid, places, config.cross_modal_sampling, config.cross_modal_axes, released
-        )
-        prediction = self.cross_modal_head(output.points_features)
-        output.cross_modal_prediction = prediction.unflatten(-1, (config.group_size, -1)).flatten(1, 2)
+        options = (config.cross_modal_sampling, config.cross_modal_axes, released)
+        output.cross_modal_target = sample_features(features.detach(), grid, places, *options)
+        prediction = head(output.points_features).unflatten(-1, (config.group_size, -1)).flatten(1, 2)
+        output.cross_modal_prediction = prediction
         output.cross_modal_counts = torch.ones_like(places.u) if released else places.inside.to(places.u)
-        output.losses["cross_modal"] = masked_mean_squared_error(
-            output.cross_modal_prediction, output.cross_modal_target, output.cross_modal_counts
-        )
+        return masked_mean_squared_error(prediction, output.cross_modal_target, output.cross_modal_counts)
 
 
-def _hidden(mask: Bool[Tensor, "batch groups"]) -> Int[Tensor, "batch hidden"]:
-    order, visible = visible_first(mask)
-    return order[:, visible:]
-
-
-def _append(
-    visible: Float[Tensor, "batch visible width"], mask_token: Float[Tensor, "1 1 width"], count: int
-) -> Float[Tensor, "batch tokens width"]:
-    """Return the visible tokens and as many mask tokens as are missing."""
-    hidden = mask_token.to(visible.dtype).expand(len(visible), count - visible.shape[1], -1)
-    return torch.cat([visible, hidden], dim=1)
-
-
-class PimaeForImageClassification(PimaePreTrainedModel):
+class PimaeForImageClassification(Classifies, PimaePreTrainedModel):
     """The image branch over all patches and one fully connected layer; images → logits."""
 
     def __init__(self, config: PimaeConfig) -> None:
         super().__init__(config)
         self.pimae = PimaeImageModel(config)
-        problem: Problem = config.problem
-        norm_eps = IMAGE_NORM_EPS if config.pooling == "mean" else None
-        self.classifier = ClassificationHead(config.hidden_size, len(config.id2label or ()), problem, norm_eps)
-        weights = None if config.class_weights is None else torch.tensor(config.class_weights)
-        if weights is not None and len(weights) != config.num_labels:
-            raise ContractError(
-                f"class_weights of length {len(weights)}",
-                f"do not match the {config.num_labels} classes",
-                "Give one weight per class",
-            )
-        self.class_weights = weights
+        self.make_classifier(config.hidden_size, IMAGE_NORM_EPS if config.pooling == "mean" else None)
         self.post_init()
 
     def forward(
@@ -521,17 +443,4 @@ class PimaeForImageClassification(PimaePreTrainedModel):
             padding_mask: True where a patch holds padding only.
             labels: Class indices, or 0/1 per class for multi-label problems.
         """
-        logits = self.classifier(self.pimae(pixel_values, padding_mask=padding_mask).pooler_output)
-        loss = None
-        if labels is not None:
-            weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-            loss = classification_loss(logits, labels, self.config.problem, self.config.label_smoothing, weights)
-        return ImageClassifierOutput(loss=loss, logits=logits)
-
-    def probabilities(self, logits: Float[Tensor, "batch logits"]) -> Float[Tensor, "batch classes"]:
-        """Return class probabilities for this model's kind of problem.
-
-        Args:
-            logits: Output of :meth:`forward`.
-        """
-        return probabilities(logits, self.config.problem)
+        return self.classify(self.pimae(pixel_values, padding_mask=padding_mask).pooler_output, labels)

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 
 from crossdim.encoders.transformer import TransformerEncoder
 from crossdim.errors import ContractError
-from crossdim.heads.classification import ClassificationHead, Problem, classification_loss, probabilities
+from crossdim.heads.classification import ClassificationHead, Classifies
 from crossdim.heads.gradients import GradientTarget, image_gradient, volume_gradient
 from crossdim.heads.reconstruction import (
     Kind,
@@ -381,7 +381,7 @@ class Uni4EyeForPreTraining(Uni4EyePreTrainedModel):
         }
 
 
-class Uni4EyeForImageClassification(Uni4EyePreTrainedModel):
+class Uni4EyeForImageClassification(Classifies, Uni4EyePreTrainedModel):
     """Encoder over all tokens and one fully connected layer; images or volumes → logits.
 
     The feature is the class token, or the mean of the patch tokens followed by a LayerNorm (``pooling``).
@@ -390,17 +390,7 @@ class Uni4EyeForImageClassification(Uni4EyePreTrainedModel):
     def __init__(self, config: Uni4EyeConfig) -> None:
         super().__init__(config)
         self.uni4eye = Uni4EyeModel(config)
-        problem: Problem = config.problem
-        norm_eps = config.layer_norm_eps if config.pooling == "mean" else None
-        self.classifier = ClassificationHead(config.hidden_size, len(config.id2label or ()), problem, norm_eps)
-        weights = None if config.class_weights is None else torch.tensor(config.class_weights)
-        if weights is not None and len(weights) != config.num_labels:
-            raise ContractError(
-                f"class_weights of length {len(weights)}",
-                f"do not match the {config.num_labels} classes",
-                "Give one weight per class",
-            )
-        self.class_weights = weights
+        self.make_classifier(config.hidden_size, config.layer_norm_eps if config.pooling == "mean" else None)
         self.post_init()
 
     def forward(
@@ -416,19 +406,4 @@ class Uni4EyeForImageClassification(Uni4EyePreTrainedModel):
             padding_mask: True where a patch holds padding only.
             labels: Class indices, or 0/1 per class for multi-label problems.
         """
-        feature = self.uni4eye(pixel_values, padding_mask=padding_mask).pooler_output
-        logits = self.classifier(feature)
-        loss = None
-        if labels is not None:
-            weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-            loss = classification_loss(logits, labels, self.config.problem, self.config.label_smoothing, weights)
-        return ImageClassifierOutput(loss=loss, logits=logits)
-
-    def probabilities(self, logits: Float[Tensor, "batch logits"]) -> Float[Tensor, "batch classes"]:
-        """Return class probabilities for this model's kind of problem.
-
-        Args:
-            logits: Output of :meth:`forward`.
-        """
-        problem: Problem = self.config.problem
-        return probabilities(logits, problem)
+        return self.classify(self.uni4eye(pixel_values, padding_mask=padding_mask).pooler_output, labels)

@@ -74,6 +74,24 @@ def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> Grid:
     return tuple(s // p for s, p in zip(size, patch, strict=True))
 
 
+def check_channels(values: Float[Tensor, "batch channels *spatial"], channels: int) -> None:
+    """Refuse images or volumes with other channels than a model takes.
+
+    Args:
+        values: A batch.
+        channels: How many the model takes.
+
+    Raises:
+        ContractError: There are more or fewer.
+    """
+    if values.shape[1] != channels:
+        raise ContractError(
+            f"input of shape {tuple(values.shape)}",
+            f"has {values.shape[1]} channels where this model takes {channels}",
+            "Prepare the input with the contract saved beside the model",
+        )
+
+
 def patchify(
     values: Float[Tensor, "batch channels *spatial"], patch: tuple[int, ...]
 ) -> Float[Tensor, "batch tokens values"]:
@@ -107,6 +125,18 @@ def unpatchify(
     order = (0, 1 + 2 * rank, *chain.from_iterable((1 + axis, 1 + rank + axis) for axis in range(rank)))
     size = tuple(g * p for g, p in zip(grid, patch, strict=True))
     return split.permute(order).reshape(tokens.shape[0], channels, *size)
+
+
+def embed_patches(
+    stem: nn.Conv2d | nn.Conv3d, patches: Float[Tensor, "batch tokens values"]
+) -> Float[Tensor, "batch tokens dim"]:
+    """Apply a stem to patches that were cut before; where most are hidden, only the others need it.
+
+    Args:
+        stem: A convolution whose stride is its kernel.
+        patches: From :func:`patchify`, or some of them.
+    """
+    return F.linear(patches, stem.weight.movedim(1, -1).flatten(1), stem.bias)
 
 
 def inflate_kernel(
@@ -177,12 +207,7 @@ class UnifiedPatchEmbed(nn.Module):
                 "neither images (batch, channels, height, width) nor volumes (batch, channels, depth, height, width)",
                 "Add the batch and channel axes",
             )
-        if values.shape[1] != channels:
-            raise ContractError(
-                f"input of shape {tuple(values.shape)}",
-                f"has {values.shape[1]} channels where this model takes {channels}",
-                "Prepare the input with the contract saved beside the model",
-            )
+        check_channels(values, channels)
         return patch
 
     def forward(self, values: Float[Tensor, "batch channels *spatial"]) -> Float[Tensor, "batch tokens dim"]:
