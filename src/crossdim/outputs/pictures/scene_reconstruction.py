@@ -107,7 +107,7 @@ def scene_reconstruction(scenes: Sequence[SceneReconstruction]) -> Figure:
     figure = new_figure(COLUMN_INCHES * columns + 0.3, sum(heights) + 0.25 * len(parts) + 0.7)
     head(figure, "Reconstructed scenes")
     grid = figure.subplots(len(parts), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for row, (scene, part) in zip(grid, parts, strict=True):
+    for row, (scene, part) in zip(grid.tolist(), parts, strict=True):
         for axes in row:
             picture_axes(axes)
         if isinstance(part, ImageReconstruction):

@@ -69,7 +69,7 @@ def scene_picture(scene: Scene | PointCloud) -> Figure:
         _draw_space(panels["above"], scene, boxes, ABOVE)
         chart_axes(panels["above"], "x (m)", "y (m)")
         panels["above"].set_title("from above", size=TEXT, color=QUIET)
-        _draw_space(panels["oblique"], scene, boxes, OBLIQUE)
+        _draw_space(panels["oblique"], scene, boxes, _oblique(scene.camera))
         picture_axes(panels["oblique"])
         panels["oblique"].set_title("obliquely", size=TEXT, color=QUIET)
     figure.supxlabel(_caption(scene), x=0.01, ha="left", size=SMALL, color=QUIET, parse_math=False)
@@ -152,6 +152,12 @@ def _draw_camera(axes: Axes, camera: Camera, view: tuple[float, float], length: 
         for end in (eye, corners[(number + 1) % 4]):
             axes.plot(*np.stack([corner, end], axis=1), color=INK, linewidth=1.0, solid_capstyle="round")
     axes.plot(*eye, marker="o", markersize=3.5, color=INK)
+
+
+def _oblique(camera: Camera | None) -> tuple[float, float]:
+    """Return a direction of view that is a little to the left of where the camera looks, and downwards."""
+    x, y = (0.0, 1.0) if camera is None else camera.camera_from_scene[2, :2]
+    return float(np.rad2deg(np.arctan2(x, y))) + OBLIQUE[0], OBLIQUE[1]
 
 
 def _eye(camera: Camera) -> Float[np.ndarray, "3"]:

@@ -23,6 +23,9 @@ NEAREST_M = 0.05
 ABOVE, OBLIQUE = (0.0, 90.0), (-35.0, 32.0)
 """Directions of view: degrees to the right of the scene's y axis, and downwards."""
 
+MOST_SHIFT = 5
+"""Half lines that a label moves at most to make room for another one."""
+
 Limits = tuple[tuple[float, float], tuple[float, float]]
 
 
@@ -158,7 +161,7 @@ def colours_of(labels: Sequence[str]) -> dict[str, str]:
 
 
 def write_labels(axes: Axes, places: Float[np.ndarray, "n 2"], texts: Sequence[str], colours: Sequence[str]) -> None:
-    """Write a label at each place, moved up or down where it would cover another one.
+    """Write a label at each place, moved up or down where it would cover another one, or left out among too many.
 
     Args:
         axes: A picture with its final limits and size.
@@ -176,10 +179,12 @@ def write_labels(axes: Axes, places: Float[np.ndarray, "n 2"], texts: Sequence[s
         x, y = (float(value) for value in axes.transData.transform(places[number]))
         x = min(max(x, box.x0 + half), max(box.x0 + half, box.x1 - half))
         y = min(max(y, box.y0 + line / 2), box.y1 - line / 2)
-        tried = [y + step * line / 2 for step in sorted(range(-16, 17), key=abs)]
+        tried = [y + step * line / 2 for step in sorted(range(-MOST_SHIFT, MOST_SHIFT + 1), key=abs)]
         inside = [up for up in tried if box.y0 <= up - line / 2 and up + line / 2 <= box.y1]
         free = [up for up in inside if not any(abs(up - v) < line and abs(x - u) < half + w for u, v, w in taken)]
-        y = free[0] if free else y
+        if not free:
+            continue
+        y = free[0]
         taken.append((x, y, half))
         across, up = axes.transData.inverted().transform((x, y))
         ground = {"boxstyle": "round,pad=0.15", "facecolor": colours[number], "edgecolor": "none", "alpha": 0.85}
