@@ -8,15 +8,10 @@ from hypothesis import strategies as st
 
 from crossdim.errors import ContractError
 from crossdim.tokens import sampling
-from crossdim.tokens.sampling import ball_query, farthest_points, gather_points, group_points, nearest_neighbours
+from crossdim.tokens.sampling import farthest_points
+from tests.tokens.clouds import clouds, distances
 
 BACKENDS = ("numba", "numpy", "torch")
-
-
-def distances(points: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Return the reference's squared distances: float32, one axis after the other."""
-    x, y, z = (points - place).T
-    return (x * x + y * y) + z * z
 
 
 def plain_farthest(points: np.ndarray, count: int, start: int, candidates: np.ndarray) -> list[int]:
@@ -27,21 +22,6 @@ def plain_farthest(points: np.ndarray, count: int, start: int, candidates: np.nd
         left = [place for place in np.flatnonzero(candidates) if place not in chosen]
         chosen.append(int(max(left, key=lambda place: (nearest[place], -place))))
     return chosen
-
-
-@st.composite
-def clouds(draw: st.DrawFn) -> np.ndarray:
-    """Draw a cloud: scattered, on a lattice, on a line, or the same few points over and over."""
-    size = draw(st.integers(12, 400))
-    generator = np.random.default_rng(draw(st.integers(0, 9999)))
-    kind = draw(st.sampled_from(["scattered", "lattice", "line", "repeated", "far"]))
-    if kind == "lattice":
-        return generator.integers(0, 5, (size, 3)).astype(np.float32) / 10
-    if kind == "line":
-        return np.arange(size, dtype=np.float32)[generator.permutation(size), None] * np.float32([0.1, 0, 0.2])
-    if kind == "repeated":
-        return generator.normal(size=(4, 3)).astype(np.float32)[generator.integers(0, 4, size)]
-    return generator.normal(size=(size, 3)).astype(np.float32) + np.float32(1000 if kind == "far" else 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -91,11 +71,9 @@ def test_the_compiled_kernel_works_where_its_cache_cannot_be_kept(monkeypatch):
     assert torch.equal(found, farthest_points(points, 20, backend="numpy"))
 
 
-def test_against_the_authors_sampling_and_neighbours(authors):
+def test_against_the_authors_sampling(authors):
     index = farthest_points(authors["pre.points"], 16)
     assert torch.equal(index, authors["pre.fps_index"].long())
-    centers = authors["pre.center"]
-    assert torch.equal(nearest_neighbours(authors["pre.points"], centers, 8), authors["pre.knn_index"].long())
     index = farthest_points(authors["fps.points"], 59, skip_near_origin=True)
     assert torch.equal(index, authors["fps.index"].long())
 
@@ -123,12 +101,10 @@ def test_a_cloud_with_too_few_points_is_named():
     assert (farthest_points(points, 4, valid=valid)[1] < 4).all()
     with pytest.raises(ContractError, match="cloud 1 of the batch: has 4 points to choose 5 from"):
         farthest_points(points, 5, valid=valid)
-    with pytest.raises(ContractError, match="cloud 1 of the batch: has 4 points to choose 5 from"):
-        nearest_neighbours(points, points[:, :2], 5, valid)
     with pytest.raises(ContractError, match="0 points: are too few to choose"):
         farthest_points(points, 0)
-    with pytest.raises(ContractError, match="has 0 points"):
-        ball_query(torch.zeros(1, 0, 3), torch.zeros(1, 1, 3), 1.0, 2)
+    with pytest.raises(ContractError, match="cloud 0 of the batch: has 0 points to choose 1 from"):
+        farthest_points(torch.zeros(1, 0, 3), 1)
 
 
 @pytest.mark.parametrize("start", [-1, 7, 10])
@@ -144,72 +120,9 @@ def test_coordinates_that_are_no_numbers_are_refused(wrong):
     points[1, 4, 2] = wrong
     with pytest.raises(ContractError, match="1 of 20 points: have coordinates that are NaN or infinite"):
         farthest_points(points, 3)
-    with pytest.raises(ContractError, match="1 of 20 points"):
-        nearest_neighbours(points, torch.rand(2, 1, 3), 3)
-    with pytest.raises(ContractError, match="1 of 20 points"):
-        ball_query(torch.rand(2, 4, 3), points, 0.1, 3)
 
 
 def test_padding_may_hold_anything():
     points, valid = torch.rand(1, 10, 3), torch.arange(10)[None] < 8
     padded = points.masked_fill(~valid[..., None], torch.nan)
     assert torch.equal(farthest_points(padded, 5, valid=valid), farthest_points(points[:, :8], 5))
-    assert torch.equal(
-        nearest_neighbours(padded, points[:, :2], 5, valid), nearest_neighbours(points[:, :8], points[:, :2], 5)
-    )
-    assert torch.equal(
-        ball_query(padded, points[:, :2], 0.4, 5, valid), ball_query(points[:, :8], points[:, :2], 0.4, 5)
-    )
-
-
-@given(cloud=clouds(), seed=st.integers(0, 99))
-@settings(max_examples=60)
-def test_neighbours_come_by_distance_then_by_index(cloud, seed):
-    generator = np.random.default_rng(seed)
-    valid = generator.random(len(cloud)) < 0.8
-    valid[0] = True
-    count = int(generator.integers(1, min(valid.sum(), 24) + 1))
-    queries = np.concatenate([cloud[:3], generator.normal(size=(3, 3)).astype(np.float32)])
-    found = nearest_neighbours(
-        *(torch.from_numpy(each)[None] for each in (cloud, queries)), count, torch.from_numpy(valid)[None]
-    )
-    for query, row in zip(queries, found[0].tolist(), strict=True):
-        distance = np.where(valid, distances(cloud, query), np.inf)
-        assert row == np.argsort(distance, kind="stable")[:count].tolist()
-
-
-def test_neighbours_are_the_same_whatever_fits_in_memory(monkeypatch):
-    points = (torch.rand(2, 3000, 3) * 20).round()
-    queries = points[:, :500]
-    whole = nearest_neighbours(points, queries, 16)
-    monkeypatch.setattr(sampling, "BLOCK", 7000)
-    assert torch.equal(nearest_neighbours(points, queries, 16), whole)
-    balls = ball_query(points, queries, 2.5, 16)
-    monkeypatch.undo()
-    assert torch.equal(ball_query(points, queries, 2.5, 16), balls)
-
-
-@given(cloud=clouds(), seed=st.integers(0, 99), radius=st.floats(0.05, 2))
-@settings(max_examples=40)
-def test_a_ball_holds_the_first_points_within_it(cloud, seed, radius):
-    generator = np.random.default_rng(seed)
-    valid = generator.random(len(cloud)) < 0.8
-    valid[0] = True
-    queries = np.concatenate([cloud[:3], generator.normal(size=(3, 3)).astype(np.float32)])
-    found = ball_query(
-        *(torch.from_numpy(each)[None] for each in (cloud, queries)), radius, 8, torch.from_numpy(valid)[None]
-    )
-    limit = np.float32(radius) * np.float32(radius)
-    for query, row in zip(queries, found[0].tolist(), strict=True):
-        distance = np.where(valid, distances(cloud, query), np.inf)
-        inside = np.flatnonzero(distance < limit)[:8].tolist() or [int(distance.argmin())]
-        assert row == inside + inside[:1] * (8 - len(inside))
-
-
-def test_gathering_follows_the_index():
-    values = torch.randn(2, 6, 4)
-    index = torch.tensor([[5, 0, 0], [1, 2, 3]])
-    assert torch.equal(gather_points(values, index)[1], values[1, 1:4])
-    groups = group_points(values, index[:, None].expand(-1, 2, -1))
-    assert groups.shape == (2, 2, 3, 4)
-    assert torch.equal(groups[0, 1, 0], values[0, 5])

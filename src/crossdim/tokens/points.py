@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossdim.tokens.sampling import farthest_points, gather_points, group_points, nearest_neighbours
+from crossdim.tokens.neighbours import group_points, nearest_neighbours
+from crossdim.tokens.sampling import farthest_points, gather_points
 
 
 class PointGroups(NamedTuple):

@@ -1,11 +1,10 @@
-"""Choosing points of a cloud: farthest-point sampling, nearest neighbours, balls (PointNet++, section 3.2).
+"""Farthest-point sampling (PointNet++, section 3.2).
 
 One reference for every backend, so that a run gives the same indices wherever it is made: float32, squared distances as
 ``(dx² + dy²) + dz²``, ties to the lowest index. Clouds of unequal sizes are padded and come with ``valid``.
 
-Differs from the authors' code (PiMAE's and PointNet++'s CUDA kernels, whose order of ties depends on the card): a point
-is never chosen twice; the rule that points near the origin are no candidates is an option and off; a ball that holds
-nothing gives the nearest point, not point 0.
+Differs from the authors' code (a CUDA kernel whose order of ties depends on the card): a point is never chosen twice;
+the rule that points near the origin are no candidates is an option and off.
 """
 
 import inspect
@@ -29,9 +28,6 @@ NEAR_ORIGIN = 1e-3
 
 CELL = 128
 """Points of a cell of the compiled sampling."""
-
-BLOCK = 1 << 22
-"""Distances that are in memory at once."""
 
 
 def farthest_points(
@@ -57,13 +53,14 @@ def farthest_points(
         ContractError: A coordinate is not a number, ``start`` is no point, a cloud has fewer than ``count`` points, or
             the backend is not installed.
     """
-    flat, eligible = _clean(points, valid)
+    flat, eligible = clean_points(points, valid)
+    check_count(eligible, count)
     check_start(eligible, start)
     if skip_near_origin:
         x, y, z = flat.unbind(-1)
         eligible &= (x * x + y * y) + z * z > NEAR_ORIGIN
         eligible[:, start] = True
-    check_count(eligible, count)
+        check_count(eligible, count)
     backend = _backend(backend, points.device)
     if backend == "torch":
         return _by_torch(flat, count, start, eligible)
@@ -83,10 +80,18 @@ def _backend(backend: Backend, device: torch.device) -> Backend:
     return backend
 
 
-def _clean(
+def clean_points(
     points: Float[Tensor, "batch points 3"], valid: Bool[Tensor, "batch points"] | None
 ) -> tuple[Float[Tensor, "batch points 3"], Bool[Tensor, "batch points"]]:
-    """Return the points in float32 with zeros for padding, and which of them there are."""
+    """Return the points in float32 with zeros for padding, and which of them there are.
+
+    Args:
+        points: Clouds in metres.
+        valid: False where a cloud is padded.
+
+    Raises:
+        ContractError: A coordinate is not a number.
+    """
     flat = points.detach().float()
     if valid is None:
         eligible = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
@@ -265,104 +270,6 @@ def _by_torch(
     return torch.cat(chosen, 1)
 
 
-def squared_distances(
-    queries: Float[Tensor, "batch queries 3"], points: Float[Tensor, "batch points 3"]
-) -> Float[Tensor, "batch queries points"]:
-    """Return ``(dx² + dy²) + dz²`` of every pair, in float32.
-
-    Args:
-        queries: From.
-        points: To.
-    """
-    pairs = [
-        (q[:, :, None], p[:, None]) for q, p in zip(queries.float().unbind(-1), points.float().unbind(-1), strict=True)
-    ]
-    total = (pairs[0][0] - pairs[0][1]).square_()
-    for query, point in pairs[1:]:
-        total += (query - point).square_()
-    return total
-
-
-def nearest_neighbours(
-    points: Float[Tensor, "batch points 3"],
-    queries: Float[Tensor, "batch queries 3"],
-    count: int,
-    valid: Bool[Tensor, "batch points"] | None = None,
-) -> Int[Tensor, "batch queries count"]:
-    """Return the nearest points of each query, nearest first.
-
-    Args:
-        points: Clouds in metres.
-        queries: Places; one that is a point of the cloud has itself as first neighbour.
-        count: Neighbours of each query.
-        valid: False where a cloud is padded.
-
-    Raises:
-        ContractError: A coordinate is not a number, or a cloud has fewer than ``count`` points.
-    """
-    flat, eligible = _clean(points, valid)
-    check_points(queries)
-    check_count(eligible, count)
-    step = max(1, BLOCK // eligible.numel())
-    found = []
-    for part in queries.detach().split(step, dim=1):
-        distance = squared_distances(part, flat).masked_fill_(~eligible[:, None], torch.inf)
-        found.append(_smallest(distance.flatten(0, 1), count).unflatten(0, distance.shape[:2]))
-    return torch.cat(found, dim=1)
-
-
-def _smallest(distance: Float[Tensor, "rows points"], count: int) -> Int[Tensor, "rows count"]:
-    """Return the indices of the smallest values of each row, ascending, ties to the lowest index."""
-    values, index = distance.topk(count, largest=False)
-    tied = (distance <= values[:, -1:]).sum(1) > count
-    index = index.sort(1).values
-    index = index.gather(1, distance.gather(1, index).argsort(dim=1, stable=True))
-    if bool(tied.any()):
-        index[tied] = distance[tied].argsort(dim=1, stable=True)[:, :count]
-    return index
-
-
-def ball_query(
-    points: Float[Tensor, "batch points 3"],
-    queries: Float[Tensor, "batch queries 3"],
-    radius: float,
-    count: int,
-    valid: Bool[Tensor, "batch points"] | None = None,
-) -> Int[Tensor, "batch queries count"]:
-    """Return the first points, in the order of the cloud, that are nearer to each query than the radius.
-
-    A ball with fewer points repeats its first one; a ball with none gives the nearest point.
-
-    Args:
-        points: Clouds in metres.
-        queries: Centres of the balls.
-        radius: Metres.
-        count: Points of each ball.
-        valid: False where a cloud is padded.
-
-    Raises:
-        ContractError: A coordinate is not a number, or a cloud has no points.
-    """
-    flat, eligible = _clean(points, valid)
-    check_points(queries)
-    check_count(eligible, 1)
-    step = max(1, BLOCK // eligible.numel())
-    limit = torch.tensor(radius, dtype=torch.float32).square().item()
-    found = []
-    for part in queries.detach().split(step, dim=1):
-        distance = squared_distances(part, flat).masked_fill_(~eligible[:, None], torch.inf)
-        rows = distance.flatten(0, 1)
-        nearest = rows.argmin(1, keepdim=True)
-        inside = rows < limit
-        place = inside.cumsum(1)
-        row, column = (inside & (place <= count)).nonzero(as_tuple=True)
-        index = torch.full((len(rows), count), -1, dtype=torch.int64, device=rows.device)
-        index[row, place[row, column] - 1] = column
-        padding = torch.where(index[:, :1] < 0, nearest, index[:, :1])
-        found.append(torch.where(index < 0, padding, index).unflatten(0, distance.shape[:2]))
-    return torch.cat(found, dim=1)
-
-
 def gather_points(
     values: Float[Tensor, "batch points channels"], index: Int[Tensor, "batch count"]
 ) -> Float[Tensor, "batch count channels"]:
@@ -373,15 +280,3 @@ def gather_points(
         index: Of the points.
     """
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def group_points(
-    values: Float[Tensor, "batch points channels"], index: Int[Tensor, "batch groups members"]
-) -> Float[Tensor, "batch groups members channels"]:
-    """Return the values of the members of groups.
-
-    Args:
-        values: Coordinates or features.
-        index: Of the members of each group.
-    """
-    return gather_points(values, index.flatten(1)).unflatten(1, index.shape[1:])
