@@ -133,9 +133,9 @@ def _drives(root: Path) -> dict[str, str]:
     for place in _DRIVES:
         order, drives = root / place / "train_rand.txt", root / place / "train_mapping.txt"
         if order.is_file() and drives.is_file():
-            rows = lines_of(drives, "mapping")
-            picks = [int(word) for line in lines_of(order, "order of the mapping") for word in line.split(",")]
-            if max(picks) > len(rows) or min(picks) < 1:
-                raise ReadError(order, f"names row {max(picks)} of {drives.name}, which has {len(rows)}", AGAIN)
-            return {f"{frame:06d}": rows[pick - 1].split()[1] for frame, pick in enumerate(picks)}
+            rows = [words for line in lines_of(drives, "mapping") if len(words := line.split()) == 3]
+            picks = [word.strip() for line in lines_of(order, "order of the mapping") for word in line.split(",")]
+            if not all(word.isdigit() and 1 <= int(word) <= len(rows) for word in picks):
+                raise ReadError(order, f"is no order of the {len(rows)} rows of {drives.name}", AGAIN)
+            return {f"{frame:06d}": rows[int(word) - 1][1] for frame, word in enumerate(picks)}
     return {}

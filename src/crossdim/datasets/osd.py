@@ -96,7 +96,8 @@ def _record(root: Path, entry: Mapping[str, Any], categories: tuple[str, ...]) -
             depth_unit_m=float(entry["depth_scale"]),
             camera=camera_record(camera),
             boxes=tuple(
-                box(root / "index.json", OBJECT, thing["center"], thing["size"], thing["yaw"]) for thing in objects
+                box(root / "index.json", OBJECT, _three(thing["center"]), _three(thing["size"]), float(thing["yaw"]))
+                for thing in objects
             ),
         ),
     )
@@ -116,11 +117,14 @@ def _camera_from_world(path: Path, name: str, pose: Mapping[str, Any]) -> Float[
     return np.block([[turn, -(turn @ place)[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
+def _three(values: Any) -> tuple[float, float, float]:
+    x, y, z = values
+    return float(x), float(y), float(z)
+
+
 def _index(path: Path) -> dict[str, Mapping[str, Any]]:
+    needed(path, "index")
     try:
-        entries = json.loads(needed(path, "index").read_text(encoding="utf-8"))
-        return {entry["name"]: entry for entry in entries}
+        return {entry["name"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, CrossdimError):
-            raise
         raise ReadError(path, f"is not a list of scenes with names ({error})", AGAIN) from error

@@ -126,8 +126,9 @@ def load_array(path: Path, what: str) -> np.ndarray:
     Raises:
         ReadError: If it is absent, damaged, or holds anything but numbers.
     """
+    needed(path, what)
     try:
-        values = np.load(needed(path, what), allow_pickle=False)
+        values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ReadError(path, f"is damaged ({error})", AGAIN) from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":

@@ -35,7 +35,7 @@ from crossdim.datasets.scene_scan import (
     numbers,
     split_lists,
 )
-from crossdim.errors import GeometryError, ReadError, RecipeError, nearest
+from crossdim.errors import GeometryError, ReadError
 from crossdim.geometry import camera as cameras
 from crossdim.geometry.camera import LEVEL, project, projection_matrix, visible
 
@@ -99,11 +99,8 @@ def from_sunrgbd(
 
     Raises:
         ReadError: If the layout is not there, or no frame of it can be used.
-        RecipeError: If there is no such layout.
     """
     root = Path(os.path.abspath(folder))
-    if layout is not None and layout not in LAYOUTS:
-        raise RecipeError(f"layout '{layout}'", "is none of SUN RGB-D's", nearest(layout, LAYOUTS))
     readers_of: dict[Layout, Callable[[Path, Labels, Progress | None], Manifest | None]] = {
         "votenet": _votenet,
         "trainval": _trainval,
