@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossdim.datasets.dialogue import Dialogue, Turn
 from crossdim.datasets.manifest import Header, Manifest, Record, Task, source_of
 from crossdim.errors import ReadError, RecipeError
 
@@ -17,6 +18,18 @@ HEADER = {
     },
 }
 RECORD = {"id": "a", "patient_id": "p", "kind": "image", "paths": ["a.png"], "labels": {"grade": 2, "signs": [0, 1]}}
+CAMERA = {
+    "intrinsics": [[20.0, 0.0, 8.0], [0.0, 20.0, 6.0], [0.0, 0.0, 1.0]],
+    "size": [12, 16],
+    "camera_from_scene": [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
+}
+BOX = {"label": "chair", "center_m": [0.0, 2.0, 0.0], "size_m": [1.0, 0.5, 1.0], "yaw_rad": 0.5}
+SCENE = {
+    "id": "s",
+    "patient_id": "kitchen",
+    "kind": "scene",
+    "scene": {"depth": "a.png", "image": "b.png", "depth_unit_m": 0.0002, "camera": CAMERA, "boxes": [BOX]},
+}
 
 
 def header(**changes):
@@ -122,6 +135,72 @@ def test_paths_keep_their_selectors_and_masks_resolve_too(data, tmp_path):
 def test_a_bad_record_is_named_by_file_line_and_field(tmp_path, line, message):
     with pytest.raises(RecipeError, match=message):
         Manifest.load(write(tmp_path, HEADER, line))
+
+
+def scene_with(**changes):
+    return SCENE | {"scene": SCENE["scene"] | changes}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (SCENE | {"paths": ["a.png"]}, r"paths: a record of kind 'scene' needs no file, and this one has 1"),
+        (SCENE | {"scene": None}, r"scene: a record of kind 'scene' needs one"),
+        (SCENE | {"kind": "image", "paths": ["a.png"]}, r"scene: a record of kind 'image' needs none"),
+        (SCENE | {"more": [["a.png"]]}, r"every entry of 'more' needs at least one file, and a scene record has none"),
+        (SCENE | {"dialogues": [{"id": "1", "turns": [{"question": "q"}]}]}, r"dialogues are about images and volumes"),
+        (scene_with(imge="b.png"), r"line 2, field 'scene.imge': is not known here. Did you mean 'image'"),
+        (scene_with(camera=CAMERA | {"sise": 1}), r"field 'scene.camera.sise': is not known here. Did you mean 'size'"),
+        (scene_with(boxes=[BOX | {"yaw": 1}]), r"field 'scene.boxes.0.yaw': is not known here. Did you mean 'yaw_rad'"),
+        (scene_with(boxes=[BOX | {"size_m": [1.0, 0.0, 1.0]}]), r"field 'scene.boxes.0.size_m.1': .*greater than 0"),
+        (scene_with(boxes=[BOX | {"label": ""}]), r"field 'scene.boxes.0.label': "),
+        (scene_with(depth_encoding="raw"), r"field 'scene.depth_encoding': .*not \"raw\""),
+        (scene_with(camera=None), r"field 'scene': a depth picture needs a camera"),
+        (scene_with(points="p.ply"), r"field 'scene': a scene has points or a depth picture, not both"),
+        (scene_with(camera=CAMERA | {"size": [0, 16]}), r"field 'scene.camera.size.0': .*greater than 0"),
+        (
+            scene_with(camera=CAMERA | {"camera_from_scene": [[0.0] * 4] * 4}),
+            r"field 'scene.camera': camera_from_scene",
+        ),
+    ],
+)
+def test_a_bad_scene_is_named_by_file_line_and_field(tmp_path, line, message):
+    with pytest.raises(RecipeError, match=message):
+        Manifest.load(write(tmp_path, HEADER, line))
+
+
+def test_a_scene_survives_the_file_and_resolves_each_of_its_files(tmp_path):
+    path = write(tmp_path, HEADER, SCENE, SCENE | {"id": "t", "scene": {"points": "p.ply", "boxes": []}})
+    manifest = Manifest.load(path)
+    manifest.save(tmp_path / "again.jsonl")
+    assert Manifest.load(tmp_path / "again.jsonl").records == manifest.records
+    both, points = manifest.records
+    assert manifest.resolve_all(both) == ((str(tmp_path / "a.png"),), (str(tmp_path / "b.png"),))
+    assert manifest.resolve_all(points) == ((str(tmp_path / "p.ply"),),)
+    assert (points.scene.boxes, points.scene.camera) == ((), None)
+    assert Manifest.load(write(tmp_path, HEADER, SCENE)).records[0].scene.boxes[0].size_m == (1.0, 0.5, 1.0)
+
+
+def test_the_data_hash_reads_the_files_of_scenes(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"1")
+    manifest = Manifest.load(write(tmp_path, HEADER, SCENE))
+    before = manifest.data_hash()
+    (tmp_path / "b.png").write_bytes(b"2")
+    assert manifest.data_hash() != before
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ReadError, match=r"a.png: is in the manifest but not on the disk"):
+        manifest.data_hash()
+
+
+def test_the_hash_of_a_manifest_is_what_it_was_before_there_were_scenes():
+    dialogues = (Dialogue(id="1", turns=(Turn(question="q", answer="a"),)),)
+    records = (
+        Record(id="a", patient_id="p", split="train", kind="image", paths=("a.png",), labels={"g": 1}, extra={"k": 2}),
+        Record(id="b", patient_id="q", kind="text", dialogues=dialogues),
+    )
+    manifest = Manifest(Header(name="m", root="/x", tasks={"g": Task(kind="ordinal", classes=("0", "1"))}), records)
+    assert manifest.sha256 == "a7a7191c7fdc82354923766bb9690d3a1c27f85eea4811ebde8f485a265d6dc1"
 
 
 @pytest.mark.parametrize(
