@@ -140,6 +140,9 @@ def test_files_that_hold_no_boxes_at_all_leave_the_scene_out(tmp_path):
         path.write_bytes(content) if content else np.save(path, np.array(["a"]))
     with pytest.raises(ReadError, match=r"none of its 2 frames can be used; the first: .*005051_bbox.npy is damaged"):
         from_sunrgbd(tmp_path)
+    votenet_scene(tmp_path, "train", "005051")
+    (skipped,) = from_sunrgbd(tmp_path).skipped
+    assert skipped.reason == "is not one array of numbers"
     (tmp_path / f"{VOTENET}_train" / "005051_bbox.npy").unlink()
     with pytest.raises(ReadError, match=r"005051_bbox.npy is missing: it is the box file"):
         from_sunrgbd(tmp_path)
