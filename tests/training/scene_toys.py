@@ -39,12 +39,12 @@ def write_scene(folder: Path, seed: int, label: int) -> None:
 
 
 def make_scenes(root: Path, count: int = 12) -> Manifest:
-    """Return a manifest of scenes with a task, three quarters of them to train on."""
+    """Return a manifest of scenes with a task, two thirds of them to train on."""
     for place in range(count):
         write_scene(root / f"scene{place:02d}", place, place % 2)
     found = from_scene_folder(root)
     records = tuple(
-        record.model_copy(update={"labels": {"side": place % 2}, "split": "val" if place % 4 == 3 else "train"})
+        record.model_copy(update={"labels": {"side": place % 2}, "split": "val" if place // 2 % 3 == 2 else "train"})
         for place, record in enumerate(found.records)
     )
     return Manifest(

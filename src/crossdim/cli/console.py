@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from crossdim.inference import Predictor
+    from crossdim.inference import Predictor, SceneEmbedder
 
 DEMO_FOLDER = Path("crossdim-demo")
 """Where `crossdim demo` writes, and where `crossdim ask` finds the demo's model."""
@@ -113,3 +113,18 @@ def load_model(run: Path, device: str | None) -> "Predictor":
 
     logging.disable_progress_bar()
     return load_predictor(run, device)
+
+
+def load_encoder(run: Path, device: str | None) -> "Predictor | SceneEmbedder":
+    """Load what gives features of files or of scenes, without the progress bars of the libraries below.
+
+    Args:
+        run: A run, one of its checkpoints, or a converted model.
+        device: Where it runs; a GPU if there is one when None.
+    """
+    from transformers.utils import logging
+
+    from crossdim import inference
+
+    logging.disable_progress_bar()
+    return inference.load_encoder(run, device)

@@ -101,10 +101,11 @@ def evaluate(
 def _load(model: Path, device: str | None) -> "Predictor | Answerer":
     from transformers.utils import logging
 
-    from crossdim.inference import load
+    from crossdim.inference import SceneEmbedder, load, load_predictor
 
     logging.disable_progress_bar()
-    return load(model, device)
+    loaded = load(model, device)
+    return load_predictor(model, device) if isinstance(loaded, SceneEmbedder) else loaded
 
 
 def _evaluate_classes(

@@ -28,12 +28,14 @@ def register(app: typer.Typer) -> None:
             "crossdim pretrain scans/ --out runs/pretrained",
             "crossdim pretrain scans.jsonl --out runs/tiny --recipe pretrain-tiny --set optimisation.epochs=20",
             "crossdim pretrain scans.jsonl --out runs/mine --recipe mine.yaml",
+            "crossdim pretrain pimae scenes/ --out runs/scenes --recipe pimae-tiny",
         )
     )(pretrain)
     app.command(
         epilog=examples(
             "crossdim finetune graded.jsonl --from runs/pretrained --task grade --out runs/grader",
             "crossdim finetune graded.jsonl --from runs/pretrained --recipe finetune-linear --out runs/probe",
+            "crossdim finetune graded.jsonl --from runs/pretrained --set shots=5 --out runs/five_of_each",
             "crossdim finetune graded.jsonl --out runs/from_scratch",
         )
     )(finetune)
@@ -48,22 +50,30 @@ def register(app: typer.Typer) -> None:
 
 
 def pretrain(
-    data: Annotated[Path, typer.Argument(help="A folder of images and volumes, or a manifest.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[uni4eye|pimae] DATA",
+            help="What is trained, and a folder or a manifest. Without the word the recipe says it, or else the data: "
+            "scenes train pimae, images and volumes uni4eye.",
+        ),
+    ],
     out: Run,
     recipe: RecipeName = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Pre-train an encoder on images and volumes together; no labels are needed.
+    """Pre-train an encoder on images and volumes together, or on scenes of points and images; no labels are needed.
 
     Records of validation and test parts are not trained on. The run can be stopped at any time; the same command goes
     on from the last checkpoint.
     """
-    from crossdim.training import pretrain as room
-    from crossdim.training.recipe import PretrainRecipe
-    from crossdim.training.recipe_files import load_recipe
+    from crossdim.training.pretraining import pretrain_on
 
-    folder = room.run(data, out, load_recipe(recipe, PretrainRecipe, overrides or ()), silent=as_json)
+    *word, data = what
+    folder = pretrain_on(
+        Path(data), out, system=" ".join(word), recipe=recipe, overrides=overrides or (), silent=as_json
+    )
     if as_json:
         print_json({"run": str(folder)})
 

@@ -1,4 +1,4 @@
-"""`crossdim predict` and `crossdim embed`: a trained model and new files."""
+"""`crossdim predict` and `crossdim embed`: a trained model and new files or scenes."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from crossdim.cli.console import Device, Json, bar, complain, examples, load_model, print_json
+from crossdim.cli.console import Device, Json, bar, complain, examples, load_encoder, load_model, print_json
 from crossdim.errors import CrossdimError, ReadError
 
 if TYPE_CHECKING:
-    from crossdim.samples import Prediction
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crossdim.inference import SceneEmbedder
+    from crossdim.samples import Prediction, Scene
 
 Answer = TypeVar("Answer")
 
@@ -32,7 +36,12 @@ def register(app: typer.Typer) -> None:
             "crossdim predict runs/grader new_patients/ --json > predictions.jsonl",
         )
     )(predict)
-    app.command(epilog=examples("crossdim embed runs/pretrained scans/ --out features.npz"))(embed)
+    app.command(
+        epilog=examples(
+            "crossdim embed runs/pretrained scans/ --out features.npz",
+            "crossdim embed runs/scenes kitchen/ office/image.png --out features.npz",
+        )
+    )(embed)
 
 
 def predict(model: Model, paths: Paths, device: Device = None, as_json: Json = False) -> None:
@@ -52,21 +61,32 @@ def predict(model: Model, paths: Paths, device: Device = None, as_json: Json = F
 
 def embed(
     model: Model,
-    paths: Paths,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Files, DICOM series, or folders of them; for a model of scenes: scene folders, folders of frames, "
+            "manifests, `manifest.jsonl#id`, images or points alone.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="NPZ", help="Arrays `features` (files, dim) and `paths` (files).")],
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Write the encoder's feature of each file, for your own analysis.
+    """Write the encoder's feature of each file or scene, for your own analysis.
 
-    A file that cannot be used is named on stderr and left out, and the exit code is 2.
+    What cannot be used is named on stderr and left out, and the exit code is 2.
     """
     import numpy as np
 
+    from crossdim.inference import SceneEmbedder
     from crossdim.outputs.files import write_atomic
 
-    predictor = load_model(model, device)
-    answers, refused = _each(_sources(paths), predictor.embed, "embedding")
+    encoder = load_encoder(model, device)
+    if isinstance(encoder, SceneEmbedder):
+        answers, refused = _embed_scenes(encoder, paths)
+    else:
+        answers, refused = _each(_sources(paths), encoder.embed, "embedding")
     if answers:
         features = np.stack(list(answers.values()))
         content = BytesIO()
@@ -77,6 +97,25 @@ def embed(
         else:
             typer.echo(f"{out}: features {features.shape[0]} x {features.shape[1]}")
     _report(refused)
+
+
+def _embed_scenes(
+    encoder: "SceneEmbedder", paths: list[str]
+) -> "tuple[dict[str, NDArray[np.float32]], list[CrossdimError]]":
+    """Embed every scene at every path, by ``path#name`` where a path holds several."""
+    from crossdim.datasets.scenes import find_scenes
+
+    loads: dict[str, Callable[[], Scene]] = {}
+    broken: list[CrossdimError] = []
+    for path in paths:
+        try:
+            found = find_scenes(path)
+        except CrossdimError as error:
+            broken.append(error)
+            continue
+        loads |= {path if len(found) == 1 else f"{path}#{name}": load for name, load in found}
+    answers, refused = _each(list(loads), lambda name: encoder.feature(loads[name]()), "embedding")
+    return answers, [*broken, *refused]
 
 
 def _sources(paths: Iterable[str]) -> list[str]:

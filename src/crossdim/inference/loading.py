@@ -10,8 +10,11 @@ from crossdim.errors import ContractError, ReadError
 from crossdim.inference.answerer import Answerer
 from crossdim.inference.feature_cache import FeatureCache
 from crossdim.inference.predictor import Predictor, Source
+from crossdim.inference.scene_embedder import SceneEmbedder
 from crossdim.models import auto  # noqa: F401  (towers are built through the Auto classes)
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
+from crossdim.models.pimae import PimaeForImageClassification, PimaeModel
+from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
 from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.training.checkpoints import last_complete
@@ -25,8 +28,11 @@ HUB = "hf:"
 ANSWERS = "med2e3"
 """Type of the models that answer questions."""
 
+SCENES = "pimae"
+"""Type of the models that look at scenes."""
 
-def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | Answerer:
+
+def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | Answerer | SceneEmbedder:
     """Load a fine-tuned classifier, a pre-trained encoder, a model that answers questions, or a converted checkpoint.
 
     Args:
@@ -35,7 +41,7 @@ def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | An
         device: ``cuda``, ``cpu``, ...; a GPU if there is one when left out. On a GPU it runs in bf16.
 
     Returns:
-        An ``Answerer`` for Med-2E3, a ``Predictor`` for the others.
+        An ``Answerer`` for Med-2E3, a ``SceneEmbedder`` for pre-trained PiMAE, a ``Predictor`` for the others.
 
     Raises:
         ReadError: The folder does not exist or holds no model.
@@ -43,7 +49,51 @@ def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | An
     """
     if model_type(model_folder(Path(run_or_checkpoint))) == ANSWERS:
         return load_answerer(run_or_checkpoint, device)
+    return load_encoder(run_or_checkpoint, device)
+
+
+def load_encoder(run_or_checkpoint: Source, device: str | None = None) -> Predictor | SceneEmbedder:
+    """Load what gives features: of scenes for a pre-trained PiMAE, of images and volumes for the others.
+
+    Args:
+        run_or_checkpoint: As for :func:`load`.
+        device: As for :func:`load`.
+
+    Raises:
+        ReadError: The folder does not exist or holds no model.
+        ContractError: It holds a model that answers questions, or the device cannot be used.
+    """
+    folder = model_folder(Path(run_or_checkpoint))
+    if model_type(folder) == SCENES and not _classifies_images_of_scenes(folder):
+        return load_scene_embedder(run_or_checkpoint, device)
     return load_predictor(run_or_checkpoint, device)
+
+
+def load_scene_embedder(run_or_checkpoint: Source, device: str | None = None) -> SceneEmbedder:
+    """Load a pre-trained PiMAE.
+
+    Args:
+        run_or_checkpoint: As for :func:`load`.
+        device: As for :func:`load`.
+
+    Raises:
+        ReadError: The folder does not exist or holds no model.
+        ContractError: It holds another kind of model, or the device cannot be used.
+    """
+    folder = model_folder(Path(run_or_checkpoint))
+    if model_type(folder) != SCENES or _classifies_images_of_scenes(folder):
+        raise ContractError(
+            run_or_checkpoint, "is no pre-trained model of scenes", "Give a run of crossdim pretrain pimae"
+        )
+    with quiet_transformers():
+        model = PimaeModel.from_pretrained(folder)
+    _place(model, device)
+    return SceneEmbedder(model, PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
+
+
+def _classifies_images_of_scenes(folder: Path) -> bool:
+    names = PimaeConfig.from_pretrained(folder).architectures or []
+    return PimaeForImageClassification.__name__ in names
 
 
 def load_answerer(
@@ -85,7 +135,8 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
 
     Raises:
         ReadError: The folder does not exist or holds no model.
-        ContractError: It holds a model that answers questions, or the device cannot be used.
+        ContractError: It holds a model that answers questions or a pre-trained one of scenes, or the device cannot be
+            used.
     """
     folder = model_folder(Path(run_or_checkpoint))
     if model_type(folder) == ANSWERS:
@@ -94,11 +145,20 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
             "answers questions, and is neither a classifier nor an encoder",
             "Use it with crossdim ask, or give a model of pretrain or finetune",
         )
-    config = Uni4EyeConfig.from_pretrained(folder)
-    names = config.architectures or []
-    classifies = Uni4EyeForImageClassification.__name__ in names
+    if model_type(folder) == SCENES:
+        if not _classifies_images_of_scenes(folder):
+            raise ContractError(
+                run_or_checkpoint,
+                "is a pre-trained model of scenes, without a classifier",
+                "Fine-tune it first (crossdim finetune), or use embed",
+            )
+        kind: type[PimaeForImageClassification | Uni4EyeForImageClassification | Uni4EyeModel]
+        kind = PimaeForImageClassification
+    else:
+        names = Uni4EyeConfig.from_pretrained(folder).architectures or []
+        kind = Uni4EyeForImageClassification if Uni4EyeForImageClassification.__name__ in names else Uni4EyeModel
     with quiet_transformers():
-        model = (Uni4EyeForImageClassification if classifies else Uni4EyeModel).from_pretrained(folder)
+        model = kind.from_pretrained(folder)
     _place(model, device)
     return Predictor(model, PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
 

@@ -11,14 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossdim.errors import ContractError
+from crossdim.heads.classification import probabilities
+from crossdim.models.pimae import PimaeForImageClassification, PimaeImageModel
 from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
 from crossdim.readers import read_channels
 from crossdim.samples import Prediction
+from crossdim.tokens.grid import pair
 from crossdim.transforms.collate import padding_mask
 from crossdim.transforms.contract import Prepared, PreprocessingContract
 
 Source = str | PathLike[str]
 Progress = Callable[[int, int], None]
+Encoder = Uni4EyeModel | PimaeImageModel
+Classifier = Uni4EyeForImageClassification | PimaeForImageClassification
 
 
 class Predictor:
@@ -30,17 +35,17 @@ class Predictor:
         name: What was loaded.
     """
 
-    def __init__(
-        self, model: Uni4EyeModel | Uni4EyeForImageClassification, contract: PreprocessingContract, name: str
-    ) -> None:
+    def __init__(self, model: Encoder | Classifier, contract: PreprocessingContract, name: str) -> None:
         self.model = model
         self.contract = contract
         self.name = name
 
     @property
-    def encoder(self) -> Uni4EyeModel:
+    def encoder(self) -> Encoder:
         """The encoder alone."""
-        return self.model if isinstance(self.model, Uni4EyeModel) else self.model.uni4eye
+        if isinstance(self.model, Uni4EyeForImageClassification):
+            return self.model.uni4eye
+        return self.model.pimae if isinstance(self.model, PimaeForImageClassification) else self.model
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -120,11 +125,23 @@ class Predictor:
             sources: The files of each sample; several are co-registered channels.
             pooling: Class token or mean of the patch tokens; the model's own when left out.
             progress: Called with (done, all) after each batch.
+
+        Raises:
+            ContractError: The encoder was not trained for this pooling.
         """
         encoder = self.encoder
+        if isinstance(encoder, PimaeImageModel) and pooling not in (None, encoder.config.pooling):
+            raise ContractError(
+                f"pooling '{pooling}'",
+                f"is not what this classifier was trained with ({encoder.config.pooling})",
+                "Leave it out",
+            )
 
         def compute(values: Tensor, padding: Tensor | None) -> Tensor:
-            return encoder.pool(encoder(values, padding_mask=padding).last_hidden_state, padding, pooling)
+            found = encoder(values, padding_mask=padding)
+            if isinstance(encoder, PimaeImageModel):
+                return found.pooler_output
+            return encoder.pool(found.last_hidden_state, padding, pooling)
 
         return self._run(sources, compute, progress)
 
@@ -141,12 +158,14 @@ class Predictor:
             ContractError: The model has no classifier.
         """
         model = self._classifier()
-        return self._run(
-            sources, lambda values, padding: model.probabilities(model(values, padding_mask=padding).logits), progress
-        )
 
-    def _classifier(self) -> Uni4EyeForImageClassification:
-        if isinstance(self.model, Uni4EyeModel):
+        def compute(values: Tensor, padding: Tensor | None) -> Tensor:
+            return probabilities(model(values, padding_mask=padding).logits, model.config.problem)
+
+        return self._run(sources, compute, progress)
+
+    def _classifier(self) -> Classifier:
+        if isinstance(self.model, Uni4EyeModel | PimaeImageModel):
             raise ContractError(
                 self.name, "is an encoder without a classifier", "Fine-tune it first (crossdim finetune), or use embed"
             )
@@ -189,7 +208,11 @@ class Predictor:
 
     def _stack(self, group: list[tuple[int, Prepared]]) -> tuple[list[int], Tensor, Tensor | None]:
         values = torch.stack([prepared.tensor for _, prepared in group])
-        patch = self.encoder.patch_embed.patch_of(values)
+        encoder = self.encoder
+        if isinstance(encoder, PimaeImageModel):
+            patch: tuple[int, ...] = pair(encoder.config.patch_size)
+        else:
+            patch = encoder.patch_embed.patch_of(values)
         size = tuple(values.shape[2:])
         padding = torch.stack([padding_mask(prepared.valid, size, patch) for _, prepared in group])
         return [place for place, _ in group], values, padding if bool(padding.any()) else None

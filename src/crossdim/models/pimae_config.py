@@ -52,6 +52,7 @@ class PimaeConfig(PreTrainedConfig):
         num_channels: Channels of an image.
         image_num_hidden_layers: Layers of the image encoder.
         image_intermediate_size: Width inside its MLPs.
+        image_drop_path_rate: Stochastic depth of its last layer, for fine-tuning.
         num_points: Points that a cloud is prepared for; the model takes any number.
         num_groups: Groups of a cloud, each a token.
         group_size: Points of a group.
@@ -109,6 +110,7 @@ class PimaeConfig(PreTrainedConfig):
     num_channels: int = 3
     image_num_hidden_layers: int = 3
     image_intermediate_size: int = 1024
+    image_drop_path_rate: float | int = 0.0
     num_points: int = 2048
     num_groups: int = 128
     group_size: int = 32
@@ -189,6 +191,7 @@ class PimaeConfig(PreTrainedConfig):
             self.num_attention_heads,
             self.image_intermediate_size,
             layer_norm_eps=IMAGE_NORM_EPS,
+            drop_path_rate=float(self.image_drop_path_rate),
         )
 
     def points_shape(self) -> TransformerShape:

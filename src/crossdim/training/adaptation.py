@@ -12,6 +12,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from crossdim.errors import ReadError, RecipeError
 from crossdim.heads.classification import ClassificationHead, classification_loss
+from crossdim.models.pimae import PimaeForImageClassification, PimaeImageModel
+from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye import Uni4EyeForImageClassification, Uni4EyeModel
 from crossdim.models.uni4eye_config import Uni4EyeConfig
 from crossdim.training.checkpoints import last_complete
@@ -25,6 +27,8 @@ from crossdim.training.recipe import (
 )
 from crossdim.training.schedule import Draw
 from crossdim.transforms.collate import collate_classification
+
+Classifier = Uni4EyeForImageClassification | PimaeForImageClassification
 
 
 def encoder_folder(path: Path) -> Path:
@@ -47,20 +51,25 @@ def encoder_folder(path: Path) -> Path:
     return checkpoint
 
 
-def build_classifier(config: Uni4EyeConfig, encoder: Path | None) -> Uni4EyeForImageClassification:
+def build_classifier(config: Uni4EyeConfig | PimaeConfig, encoder: Path | None) -> Classifier:
     """Return a classifier with a new head.
 
     Args:
         config: Of the classifier.
-        encoder: Folder with the encoder's weights; None draws new ones.
+        encoder: Folder with the encoder's weights; None draws new ones. Of PiMAE the image branch is taken.
     """
+    if isinstance(config, PimaeConfig):
+        images = PimaeForImageClassification(config)
+        if encoder is not None:
+            images.pimae.load_state_dict(PimaeImageModel.from_pretrained(encoder, config=config).state_dict())
+        return images
     model = Uni4EyeForImageClassification(config)
     if encoder is not None:
         model.uni4eye.load_state_dict(Uni4EyeModel.from_pretrained(encoder, config=config).state_dict())
     return model
 
 
-def adapt(model: Uni4EyeForImageClassification, adaptation: Adaptation) -> nn.Module:
+def adapt(model: Classifier, adaptation: Adaptation) -> nn.Module:
     """Freeze what does not learn, and add what does.
 
     Args:
@@ -70,25 +79,36 @@ def adapt(model: Uni4EyeForImageClassification, adaptation: Adaptation) -> nn.Mo
     Raises:
         RecipeError: More layers are to be frozen than there are.
     """
+    encoder = encoder_of(model)
     if isinstance(adaptation, LinearAdaptation):
-        model.uni4eye.requires_grad_(False)
+        encoder.requires_grad_(False)
     elif isinstance(adaptation, PartialAdaptation):
-        layers = model.uni4eye.encoder.layers
+        images_only = isinstance(encoder, PimaeImageModel)
+        layers = (encoder.image_encoder if images_only else encoder.encoder).layers
         if adaptation.frozen_layers > len(layers):
             raise RecipeError(
                 "'adaptation.frozen_layers'",
                 f"is {adaptation.frozen_layers}, and the encoder has {len(layers)} layers",
                 "Freeze fewer, or use mode: linear",
             )
-        model.uni4eye.patch_embed.requires_grad_(False)
-        model.uni4eye.cls_token.requires_grad_(False)
+        encoder.patch_embed.requires_grad_(False)
+        (encoder.image_embedding if images_only else encoder.cls_token).requires_grad_(False)
         layers[: adaptation.frozen_layers].requires_grad_(False)
     elif isinstance(adaptation, LoraAdaptation):
         return _with_lora(model, adaptation)
     return model
 
 
-def _with_lora(model: Uni4EyeForImageClassification, adaptation: LoraAdaptation) -> nn.Module:
+def encoder_of(model: Classifier) -> Any:
+    """Return the encoder of a classifier.
+
+    Args:
+        model: The classifier.
+    """
+    return model.pimae if isinstance(model, PimaeForImageClassification) else model.uni4eye
+
+
+def _with_lora(model: Classifier, adaptation: LoraAdaptation) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -101,16 +121,16 @@ def _with_lora(model: Uni4EyeForImageClassification, adaptation: LoraAdaptation)
     return get_peft_model(model, config)
 
 
-def merged(model: nn.Module) -> Uni4EyeForImageClassification:
+def merged(model: nn.Module) -> Classifier:
     """Return the plain classifier; low-rank updates are added into its weights.
 
     Args:
         model: What :func:`adapt` returned.
     """
-    if isinstance(model, Uni4EyeForImageClassification):
+    if isinstance(model, Classifier):
         return model
     plain = cast("Any", model).merge_and_unload()
-    assert isinstance(plain, Uni4EyeForImageClassification)
+    assert isinstance(plain, Classifier)
     return plain
 
 
@@ -126,7 +146,7 @@ class LinearProbe(nn.Module):
         classifier: Its head is trained in place.
     """
 
-    def __init__(self, classifier: Uni4EyeForImageClassification) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.config = classifier.config
         self.classifier: ClassificationHead = classifier.classifier
@@ -182,7 +202,7 @@ def stack_features(samples: list[dict[str, Tensor]]) -> Batch:
 
 @torch.no_grad()
 def encode_records(
-    model: Uni4EyeForImageClassification,
+    model: Classifier,
     dataset: RecordDataset,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
@@ -207,7 +227,7 @@ def encode_records(
             batch = collate([dataset[Draw(0, place)] for place in part])
             refuse_failures(batch)
             padding = batch["padding_mask"].to(device) if "padding_mask" in batch else None
-            found = model.uni4eye(batch["pixel_values"].to(device), padding_mask=padding).pooler_output
+            found = encoder_of(model)(batch["pixel_values"].to(device), padding_mask=padding).pooler_output
             features |= dict(zip(part, found.float().cpu(), strict=True))
             labels |= dict(zip(part, batch["labels"], strict=True))
             if progress is not None:

@@ -11,12 +11,14 @@ from crossdim.training.sections import ModelSection
 from crossdim.transforms.contract import PreprocessingContract
 
 
-def patches_of(config: Uni4EyeConfig) -> Patches:
-    """Return the patch of each kind.
+def patches_of(config: Uni4EyeConfig | PimaeConfig) -> Patches:
+    """Return the patch of each kind that a model knows.
 
     Args:
         config: Of the model.
     """
+    if isinstance(config, PimaeConfig):
+        return {"image": pair(config.patch_size)}
     return {"image": pair(config.patch_size), "volume": triple(config.volume_patch_size)}
 
 

@@ -81,12 +81,12 @@ def check_fit(contract: PreprocessingContract, kinds: Set[str], patches: Patches
     parts: tuple[tuple[Kind, ImageContract | VolumeContract | None], ...]
     parts = (("image", contract.image), ("volume", contract.volume))
     for kind, part in parts:
-        step = patches[kind]
         if kind in kinds and part is None:
             raise ContractError(
                 name, f"knows no {kind}s, and the data hold some", f"Leave the {kind}s out, or train on both kinds"
             )
-        if part is not None and any(length % width for length, width in zip(part.size, step, strict=True)):
+        step = patches.get(kind)
+        if part is not None and any(length % width for length, width in zip(part.size, step or (), strict=True)):
             raise ContractError(
                 name, f"{kind} size {part.size} is not a multiple of the patch {step}", "Change one of the two"
             )

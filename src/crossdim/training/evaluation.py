@@ -7,6 +7,8 @@ from crossdim.datasets.manifest import Manifest, Progress, Task
 from crossdim.errors import RecipeError
 from crossdim.inference import Predictor
 from crossdim.metrics.classification import ClassificationReport, evaluate_classification
+from crossdim.models.pimae import PimaeForImageClassification
+from crossdim.training.labelled import as_images
 from crossdim.training.selection import Scores
 
 
@@ -68,6 +70,8 @@ def evaluate(
         ReadError: A file cannot be read.
     """
     labelled = manifest.for_task(task)
+    if isinstance(predictor.model, PimaeForImageClassification):
+        labelled = as_images(labelled)
     about = labelled.task(task)
     if about.classes != predictor.classes:
         raise RecipeError(

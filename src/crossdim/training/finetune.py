@@ -9,8 +9,8 @@ from transformers import TrainerCallback, set_seed
 
 from crossdim.datasets.manifest import Manifest
 from crossdim.inference import Predictor
-from crossdim.models.uni4eye import Uni4EyeForImageClassification
 from crossdim.training.adaptation import (
+    Classifier,
     LinearProbe,
     adapt,
     build_classifier,
@@ -24,7 +24,7 @@ from crossdim.training.conclusion import conclude
 from crossdim.training.data import Collate, RecordDataset, indices_by_kind
 from crossdim.training.evaluation import scores_for
 from crossdim.training.health import FiniteLoss
-from crossdim.training.labelled import make_dataset, split, starting_point
+from crossdim.training.labelled import as_images, looks_at_scenes, make_dataset, split, starting_point
 from crossdim.training.optimisation import scaled_learning_rate
 from crossdim.training.progress import Announcer, ProgressBar, quiet_transformers
 from crossdim.training.provenance import RunFolder, weights_hash
@@ -63,8 +63,9 @@ def run(
     folder, announcer = open_run(out, recipe, silent)
     if folder.finished:
         return folder.path
-    parts = split(Manifest.load(manifest), recipe.task)
     encoder = None if encoder is None else encoder_folder(encoder)
+    records = Manifest.load(manifest)
+    parts = split(as_images(records) if looks_at_scenes(encoder) else records, recipe.task, recipe.shots, recipe.seed)
     contract, config = starting_point(recipe, parts, encoder)
     weights = {} if encoder is None else {"encoder": weights_hash(encoder)}
     folder.refuse_other_facts(facts_of(parts.labelled, contract, folder, announcer, **weights))
@@ -120,7 +121,7 @@ def validation_batches(recipe: FinetuneRecipe, manifest: Manifest) -> list[list[
 
 
 def make_trainer(
-    classifier: Uni4EyeForImageClassification,
+    classifier: Classifier,
     datasets: dict[str, RecordDataset],
     recipe: FinetuneRecipe,
     folder: RunFolder,

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-_LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
-_STEM = re.compile(r"(?:^|\.)(patch_embed\.|cls_token$)")
+_LAYER = re.compile(r"(?:^|\.)(?:image_)?encoder\.layers\.(\d+)\.")
+_STEM = re.compile(r"(?:^|\.)(patch_embed\.|cls_token$|image_embedding$)")
 _TOKEN = re.compile(r"(?:^|[._])token$")
 
 

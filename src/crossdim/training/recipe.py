@@ -309,6 +309,7 @@ class FinetuneRecipe(Section):
         kind: The word that tells the two kinds of recipe apart.
         seed: Of the classifier's weights, order and augmentation.
         task: Task of the manifest; may be left out where there is one.
+        shots: Labelled training records of each class, drawn with the seed; None takes all there are.
         model: Encoder, when training from scratch; otherwise the checkpoint's.
         contract: How files become tensors, when training from scratch; otherwise the checkpoint's.
         adaptation: What learns.
@@ -326,6 +327,7 @@ class FinetuneRecipe(Section):
     kind: Literal["finetune"] = "finetune"
     seed: Count = 0
     task: str | None = None
+    shots: Positive | None = None
     model: ModelSection | None = None
     contract: ContractSection | None = None
     adaptation: Adaptation = FullAdaptation()
