@@ -67,7 +67,7 @@ def sunrgbd(
         typer.Option(help="What to read; the first that is there if left out."),
     ] = None,
     labels: Annotated[
-        Literal["v1", "v2"], typer.Option(help="Which edition of the boxes; papers compare on v1.")
+        Literal["v1", "v2"], typer.Option(help="Edition of the boxes; papers compare on v1. Raw frames have none.")
     ] = "v1",
     fractions: Fractions = (0.7, 0.1, 0.2),
     seed: Seed = 0,

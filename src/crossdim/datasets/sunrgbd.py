@@ -94,7 +94,7 @@ def from_sunrgbd(
     Args:
         folder: The folder of the layout or one around it.
         layout: What to read; the first of ``votenet``, ``trainval``, ``raw`` that is there if left out.
-        labels: Which boxes.
+        labels: Which boxes; raw frames have none.
         progress: Called after each frame.
 
     Raises:
