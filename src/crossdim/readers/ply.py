@@ -96,7 +96,9 @@ def _header(path: str, stream: IO[bytes]) -> tuple[str, list[_Element]]:
                 order = _ORDERS[words]
             case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 19:
                 elements.append(_Element(name, int(count)))
-            case ["property", "list", size, item, name] if elements and {size, item} <= set(_TYPES):
+            case ["property", "list", size, item, name] if (
+                elements and size in _TYPES and item in _TYPES and _TYPES[size][0] != "f"
+            ):
                 _add(path, elements[-1], name, f"{_TYPES[size]} {_TYPES[item]}")
             case ["property", kind, name] if elements and kind in _TYPES:
                 _add(path, elements[-1], name, _TYPES[kind])

@@ -95,7 +95,7 @@ def to_cloud(table: PointTable, limits: Limits) -> PointCloud:
     remarks = list(table.warnings)
     if step > 1:
         kept = len(columns["x"])
-        remarks.append(f"every {step}th of its {table.count} points is read ({kept}), as Limits(max_points=...) says")
+        remarks.append(f"one in {step} of its {table.count} points is read ({kept}), as Limits(max_points=...) says")
     if left := others[MOST_ATTRIBUTES:]:
         remarks.append(f"{len(left)} of its columns are left out, from '{left[0]}' on")
     points, finite, remark = _coordinates(table.path, columns)
@@ -225,7 +225,7 @@ def check_points_stored(path: str, count: int, needed: int, there: int) -> None:
         ReadError: If the file is too short.
     """
     if needed > there:
-        reason = f"is cut short: its header declares {count} points of {needed} bytes, and {there} bytes are there"
+        reason = f"is cut short: its header declares {count} points, which take {needed} bytes, and {there} are there"
         raise ReadError(path, reason, "Copy or export it again")
 
 
@@ -246,7 +246,7 @@ def _exactly(path: str, read: Callable[[int], bytes], count: int) -> bytes:
 
 def _coordinates(
     path: str, columns: Columns
-) -> tuple[Float32[np.ndarray, "points 3"], Bool[np.ndarray, "points"], list[str]]:
+) -> tuple[Float32[np.ndarray, "kept 3"], Bool[np.ndarray, "points"], list[str]]:
     """Take the coordinates out of the columns; return those that are finite, which are, and what is wrong with them."""
     remarks = []
     columns_m = [columns.pop(name) for name in COORDINATES]

@@ -143,7 +143,11 @@ def depth_cloud(
     reading = np.flatnonzero(np.isfinite(points).all(axis=-1))
     step = max(1, -(-len(reading) // limits.max_points))
     kept = reading[::step]
-    remarks = (f"every {step}th of its {len(reading)} readings is a point ({len(kept)})",) if step > 1 else ()
+    remarks = (
+        (f"one in {step} of its {len(reading)} readings is a point ({len(kept)}), as Limits(max_points=...) says",)
+        if step > 1
+        else ()
+    )
     colors = None
     if image is not None and image.pixels.shape == (3, *depth_m.shape) and image.pixels.dtype == np.uint8:
         colors = np.ascontiguousarray(image.pixels.reshape(3, -1)[:, kept].T)
