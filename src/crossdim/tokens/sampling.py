@@ -10,7 +10,6 @@ the rule that points near the origin are no candidates is an option and off.
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -46,12 +45,12 @@ def farthest_points(
         start: The first point of every cloud, chosen whatever ``skip_near_origin`` says.
         valid: False where a cloud is padded; padding is never chosen.
         skip_near_origin: Whether points with ``|p|² <= 1e-3`` are left out, as in the authors' kernel.
-        backend: What computes it; the result is the same. ``auto``: numba where it is installed, else numpy; torch on
+        backend: What computes it; the result is the same. ``auto``: numba where it can be imported, else numpy; torch on
             other devices than the processor.
 
     Raises:
         ContractError: A coordinate is not a number, ``start`` is no point, a cloud has fewer than ``count`` points, or
-            the backend is not installed.
+            the backend cannot be imported.
     """
     flat, eligible = clean_points(points, valid)
     check_count(eligible, count)
@@ -72,12 +71,17 @@ def farthest_points(
 def _backend(backend: Backend, device: torch.device) -> Backend:
     if backend == "auto" and device.type != "cpu":
         return "torch"
-    importable = find_spec("numba") is not None
-    if backend == "numba" and not importable:
-        raise ContractError("backend 'numba'", "is not installed", "Run pip install 'crossdim[points]'")
-    if backend == "auto":
-        return "numba" if importable else "numpy"
-    return backend
+    if backend in ("numpy", "torch"):
+        return backend
+    try:
+        import numba  # noqa: F401 - it refuses a numpy that it does not know
+    except ImportError as error:
+        if backend == "auto":
+            return "numpy"
+        raise ContractError(
+            "backend 'numba'", f"cannot be imported ({error})", "Run pip install 'crossdim[points]'"
+        ) from None
+    return "numba"
 
 
 def clean_points(
