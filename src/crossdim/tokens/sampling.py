@@ -45,8 +45,8 @@ def farthest_points(
         start: The first point of every cloud, chosen whatever ``skip_near_origin`` says.
         valid: False where a cloud is padded; padding is never chosen.
         skip_near_origin: Whether points with ``|p|² <= 1e-3`` are left out, as in the authors' kernel.
-        backend: What computes it; the result is the same. ``auto``: numba where it can be imported, else numpy; torch on
-            other devices than the processor.
+        backend: What computes it; the result is the same. ``auto``: numba where it can be imported, else numpy; on
+            other devices than the processor torch.
 
     Raises:
         ContractError: A coordinate is not a number, ``start`` is no point, a cloud has fewer than ``count`` points, or
