@@ -37,9 +37,9 @@ LIGHT = ("samples", "geometry", "readers", "datasets", "outputs")
 
 SHARED_ROOMS = ("tokens", "fusion", "heads")
 ONE_USER = {
+    "crossdim.fusion.joint": "PiMAE: the shared encoder and the shared decoder, for any sets of tokens",
     "crossdim.heads.gradients": "Uni4Eye: the gradient map that the second decoder reconstructs",
     "crossdim.heads.language": "Med-2E3: visual tokens in place of the placeholders of a language model",
-    "crossdim.heads.reconstruction": "Uni4Eye: the intensity and the gradient decoder",
 }
 """Modules of shared rooms with a single user so far, each with the paper's name for what it holds."""
 

@@ -257,7 +257,7 @@ def patch_mask(
     noise: Float[Tensor, "batch tokens"],
     ratio: float,
     hit: Bool[Tensor, "batch tokens"] | None = None,
-    alignment: Alignment = "complement",
+    alignment: Alignment | Literal["independent"] = "complement",
 ) -> Mask:
     """Hide image patches: independently of the points, or aligned with the patches that hidden ones fall into.
 
@@ -265,6 +265,8 @@ def patch_mask(
         noise: Uniform in [0, 1).
         ratio: Share of hidden patches, in [0, 1).
         hit: Patches that hidden points fall into; None for an independent mask.
-        alignment: What ``hit`` means; see :func:`aligned_mask`.
+        alignment: What ``hit`` means, if anything; see :func:`aligned_mask`.
     """
-    return mask_by_noise(noise, ratio) if hit is None else aligned_mask(hit, noise, ratio, alignment)
+    if hit is None or alignment == "independent":
+        return mask_by_noise(noise, ratio)
+    return aligned_mask(hit, noise, ratio, alignment)

@@ -141,7 +141,7 @@ def _nearest(
     """Return, for each point, the number of the nearest one of the other cloud."""
     with torch.autocast(first.device.type, enabled=False):
         distances = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.argmin(dim=2), distances.argmin(dim=1)
+    return distances.min(dim=2).indices, distances.min(dim=1).indices
 
 
 def _pick(

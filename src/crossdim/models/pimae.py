@@ -77,18 +77,15 @@ class PimaePreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             assert module.bias is not None
             init.uniform_(module.bias, -(inputs**-0.5), inputs**-0.5)
-        elif isinstance(module, TransformerLayer) and module.mlp.activation == "relu":
-            init.xavier_uniform_(module.attention.qkv.weight)
         elif isinstance(module, ClassificationHead) and module.thresholds is not None:
             init.copy_(module.thresholds, torch.linspace(1, -1, len(module.thresholds)))
         else:
             for name, parameter in module.named_parameters(recurse=False):
-                if name == "image_mask_token":
-                    init.normal_(parameter, std=0.02)
-                elif name == "points_mask_token":
-                    init.trunc_normal_(parameter, std=0.02)
-                else:
-                    init.zeros_(parameter)
+                init.normal_(parameter, std=0.02 if name.endswith("mask_token") else 0.0)
+        if isinstance(module, ImageBranch):  # Layers have no parameters of their own, so they are not visited.
+            for layer in module.modules():
+                if isinstance(layer, TransformerLayer) and layer.mlp.activation == "relu":
+                    init.xavier_uniform_(layer.attention.qkv.weight)
 
 
 class ImageBranch(PimaePreTrainedModel):
