@@ -47,7 +47,8 @@ def results(fixture: Fixture, dtype: torch.dtype) -> Values:
     yield from tokens(built(config, state, dtype), inputs)
     for name, alignment in MODES.items():
         yield from masked(f"pre.{name}", (config, state, dtype), {"mask_alignment": alignment}, inputs)
-    yield from trained(fixture, built(config, state, dtype, mask_alignment="independent"), report.used, inputs)
+    still = {"mask_alignment": "independent", "dropout": 0.0, "points_decoder_drop_path_rate": 0.0}
+    yield from trained(fixture, built(config, state, dtype, **still), report.used, inputs)
 
 
 def built(config: PimaeConfig, state: dict[str, Tensor], dtype: torch.dtype, **changes: Any) -> PimaeForPreTraining:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from crossdim.convert import convert_state_dict
 from tests.conftest import ROOT
-from tests.parity import reference_med2e3, reference_pimae
-from tests.parity.fixture import Fixture, evaluate, uniform
+from tests.parity import pimae, reference_med2e3, reference_pimae
+from tests.parity.fixture import Fixture, evaluate, fill, uniform
 from tests.parity.reference import cut, write_fixture
 from tests.parity.run import main
 
@@ -250,6 +251,25 @@ def test_pimae_equals_an_independent_forward_of_other_sizes(tmp_path, config, pr
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, "\n".join(lines)
     assert lines[-1].startswith("passed: 88 ok, 0 FAIL, 0 not yet, 5 input")
+
+
+@pytest.mark.parametrize("axes", ["uv", "vu"])
+def test_pimae_can_predict_pixels_where_the_points_lie(tmp_path, axes):
+    fixture = Fixture(reference_pimae.write_fixture(tmp_path / "variant.npz", dict(DEEP), ""))
+    tables = {f"pre.sincos_{name}": fixture.stored(f"pre.sincos_{name}") for name in ("encoder", "decoder")}
+    weights = {name: torch.from_numpy(value) for name, value in fixture.state_dict("pretrain", tables).items()}
+    config, state, _ = convert_state_dict("pimae/pretrain", weights, fixture.config)
+    kernel = torch.from_numpy(fill("pixels.weight", (3 * 5, 36))).double()
+    state |= {"cross_modal_head.weight": kernel, "cross_modal_head.bias": torch.zeros(15)}
+    changes = {"cross_modal_target": "pixels", "cross_modal_axes": axes}
+    inputs = pimae.arguments(fixture, torch.float64)
+    with torch.no_grad():
+        output = pimae.built(config, state, torch.float64, **changes)(**inputs)
+    images, places = inputs["pixel_values"], (output.places.u, output.places.v)
+    target = reference_pimae.read_off(images, *(places if axes == "uv" else places[::-1]), reference_pimae.UPSAMPLED)
+    guess = (output.points_features @ kernel.T).unflatten(2, (5, 3)).flatten(1, 2)
+    expected = (guess - target.transpose(1, 2)).square().mean()
+    torch.testing.assert_close(output.losses["cross_modal"], expected, rtol=1e-6, atol=0)
 
 
 def test_the_runner_runs_as_a_module():
