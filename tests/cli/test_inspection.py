@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -6,6 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.readers.point_toys import BOXES, CAMERA, flat_depth, toy_points, write_ply, write_scene, xyz_table
 
 
 @pytest.fixture
@@ -87,5 +90,114 @@ def test_inspect_never_loads_torch(clinic):
         "print([name for name in ('torch', 'transformers', 'sklearn') if name in sys.modules])"
     )
     arguments = ["inspect", str(clinic / "scan.nii"), "--save", str(clinic / "preview.png")]
+    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def facts_of(result):
+    assert result.exit_code in (0, 2), result.stderr
+    lines = result.stdout.splitlines()
+    names = ("a point every", "in view", *(line.split(None, 1)[0] for line in lines))
+    return {name: line.removeprefix(name).strip() for line in lines for name in names if line.startswith(f"{name} ")}
+
+
+def test_points_are_described_in_words(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    table = xyz_table(toy_points(), intensity=np.zeros(40, np.float32))
+    result = crossdim("inspect", write_ply(tmp_path / "a.ply", table))
+    facts = facts_of(result)
+    assert facts["kind"] == "points"
+    assert facts["format"] == "PLY (binary)"
+    assert facts["shape"] == "40 x 4 (points x columns)"
+    assert facts["points"] == "40"
+    assert facts["with"] == "intensity"
+    assert facts["extent"].endswith(" m (x, y, z)")
+    assert float(facts["a point every"].removesuffix(" m")) < 1
+    assert "problem" not in facts
+
+
+def test_a_scene_is_described_in_words(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = crossdim("inspect", write_scene(tmp_path / "room", boxes=BOXES))
+    facts = facts_of(result)
+    assert result.exit_code == 0
+    assert facts["kind"] == "scene"
+    assert facts["format"] == "image + points + boxes"
+    assert facts["camera"] == "30 x 40 pixels (height x width), sees 67.38 x 53.13 degrees"
+    assert facts["in view"] == "100.0% of the points"
+    assert facts["boxes"] == "1: 1 chair"
+
+
+def test_json_has_the_facts_of_a_scene(crossdim, tmp_path):
+    write_scene(tmp_path / "room", boxes=[{**BOXES[0], "label": "sofa"}, *BOXES, *BOXES], depth=flat_depth())
+    found = json.loads(crossdim("inspect", tmp_path / "room", "--json").stdout)
+    assert found["kind"] == "scene"
+    assert found["scene"]["points"] == 1175
+    assert found["scene"]["boxes"] == {"chair": 2, "sofa": 1}
+    assert found["scene"]["camera"] == [30, 40]
+
+
+def test_points_and_scenes_have_pictures(crossdim, tmp_path):
+    for source in (write_ply(tmp_path / "a.ply", xyz_table(toy_points())), write_scene(tmp_path / "room", boxes=BOXES)):
+        result = crossdim("inspect", source, "--save", tmp_path / "picture.png")
+        assert result.exit_code == 0, result.stderr
+        with Image.open(tmp_path / "picture.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_a_scene_that_contradicts_itself_is_shown_and_gives_exit_code_2(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    write_scene(tmp_path / "room", size=(15, 20))
+    result = crossdim("inspect", tmp_path / "room")
+    assert result.exit_code == 2
+    assert facts_of(result)["points"] == "40"
+    assert "has 15 x 20 pixels (height x width), and its camera is of 30 x 40" in facts_of(result)["problem"]
+    write_scene(tmp_path / "other")
+    result = crossdim("inspect", tmp_path)
+    assert result.exit_code == 2
+    assert "2 scenes read, 1 with problems; 0 not readable" in result.stdout
+
+
+def test_a_folder_of_scenes_and_points_gives_a_table(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    write_scene(tmp_path / "room", boxes=BOXES)
+    write_ply(tmp_path / "a.ply", xyz_table(toy_points()))
+    write_ply(tmp_path / "b.ply", xyz_table(toy_points() * 1000))
+    result = crossdim("inspect", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"room +scene .* 40 points, 1\.\d+ x 2\.\d+ x 0\.\d+ m, 100% in view, 1 box\b", result.stdout)
+    assert "if these are millimetres, divide them by 1000" in result.stdout
+    assert "2 clouds of points, 1 scene read, 1 with problems; 0 not readable" in result.stdout
+
+
+def test_a_folder_of_frames_lists_them(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "frames"
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    (folder / "camera.json").write_text(json.dumps(CAMERA))
+    for name in ("0001", "0002"):
+        Image.fromarray(flat_depth()).save(folder / "depth" / f"{name}.png")
+        Image.new("RGB", (40, 30)).save(folder / "rgb" / f"{name}.png")
+    result = crossdim("inspect", folder)
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith(" #")] == ["#0001", "#0002"]
+    assert "2 scenes read" in result.stdout
+    assert facts_of(crossdim("inspect", f"{folder}#0002"))["points"] == "1175"
+
+
+def test_many_classes_of_boxes_are_counted(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    boxes = [{**BOXES[0], "label": f"class {number}"} for number in range(9)]
+    result = crossdim("inspect", write_scene(tmp_path / "room", boxes=boxes))
+    assert facts_of(result)["boxes"].endswith("1 class 5 and 3 more classes")
+
+
+def test_inspect_of_a_scene_never_loads_torch(tmp_path):
+    program = (
+        "import sys; from crossdim.cli import app; app([*sys.argv[1:]], standalone_mode=False); "
+        "print([name for name in ('torch', 'transformers', 'sklearn') if name in sys.modules])"
+    )
+    arguments = ["inspect", str(write_scene(tmp_path / "room", boxes=BOXES)), "--save", str(tmp_path / "preview.png")]
     result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

@@ -227,7 +227,7 @@ def _in_short(scene: "SceneFacts") -> str:
         f"{scene.points} points" if scene.points is not None else "",
         f"{' x '.join(f'{size:.3g}' for size in sizes)} m" if sizes else "",
         f"{scene.in_view:.0%} in view" if scene.in_view is not None else "",
-        f"{sum(scene.boxes.values())} boxes" if scene.boxes is not None else "",
+        _counted(sum(scene.boxes.values()), "box") if scene.boxes is not None else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -235,7 +235,8 @@ def _in_short(scene: "SceneFacts") -> str:
 def _counted(count: int, kind: str) -> str:
     if kind == "points":
         return f"{count} cloud{'s' if count > 1 else ''} of points"
-    return f"{count} {kind}{'s' if count > 1 else ''}"
+    several = "" if count == 1 else "es" if kind == "box" else "s"
+    return f"{count} {kind}{several}"
 
 
 def _below(path: str, folder: str) -> str:
