@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossdim.errors import ContractError
-from crossdim.tokens.grid import UnifiedPatchEmbed, grid_of, inflate_kernel, patchify, unpatchify
+from crossdim.tokens.grid import UnifiedPatchEmbed, embed_patches, grid_of, inflate_kernel, patchify, unpatchify
 
 axes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=2, max_size=3)
 
@@ -64,3 +64,13 @@ def test_wrong_rank_and_wrong_channels_are_refused():
         stem(torch.rand(1, 3, 8))
     with pytest.raises(ContractError, match="has 1 channels where this model takes 3"):
         stem(torch.rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_some_patches_are_embedded_without_the_others(rank):
+    torch.manual_seed(0)
+    kind = torch.nn.Conv2d if rank == 2 else torch.nn.Conv3d
+    patch = (4, 2, 3)[:rank]
+    stem, values = kind(2, 5, patch, patch), torch.rand(2, 2, 8, 4, 6)[(slice(None),) * 4 + ((0,) if rank == 2 else ())]
+    every = stem(values).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed_patches(stem, patchify(values, patch)[:, 1:3]), every[:, 1:3])
