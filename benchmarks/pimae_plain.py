@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossdim.encoders.transformer import TransformerLayer
-from crossdim.heads.point_reconstruction import ImagePlaces, image_places
+from crossdim.heads.point_reconstruction import RELEASED_MAP, ImagePlaces, image_places
 from crossdim.masking import Mask
 from crossdim.models.pimae import PimaeForPreTraining
 from crossdim.tokens.grid import pair, patchify
@@ -175,7 +175,7 @@ def losses(
     places: ImagePlaces = image_places(members, scenes.projection, scenes.frame_size)
     height, width = scenes.pixel_values.shape[2] // patch[0], scenes.pixel_values.shape[3] // patch[1]
     small = image.detach().transpose(1, 2).reshape(batch, -1, height, width)
-    large = F.interpolate(small, tuple(scenes.pixel_values.shape[2:]), mode="bilinear", align_corners=False)
+    large = F.interpolate(small, RELEASED_MAP, mode="bilinear", align_corners=False)
     at = 2 * torch.stack([places.u, places.v], dim=-1)[:, None] - 1
     target = F.grid_sample(large, at, mode="bilinear", padding_mode="border", align_corners=False)
     head = model.cross_modal_head
