@@ -1,8 +1,10 @@
 """Points of every other format, and what holds for all: KITTI's .bin, .npy, .npz, .mat."""
 
 import builtins
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -227,6 +229,41 @@ def test_a_matlab_file_of_damaged_compressed_values_is_refused(tmp_path):
         read(edited_mat(tmp_path / "a.mat", 300, b"\xff" * 80, compressed=True))
 
 
+def compressed_mat(path, element, keep=None):
+    """Write a MATLAB 5 file with one packed element, of which the first bytes are kept before they are packed."""
+    packed = zlib.compress(element[:keep])
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
+    path.write_bytes(header + struct.pack("<2L", 15, len(packed)) + packed)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keep", "reason"),
+    [
+        (4, "is cut short inside an element"),
+        (20, "is cut short inside an element"),
+        (70, "is cut short: 0 bytes are where 160 should be|is cut short"),
+        (300, r"is cut short: \d+ bytes are where 160 should be"),
+    ],
+)
+def test_a_packed_element_that_ends_early_is_refused(tmp_path, keep, reason):
+    scipy.io.savemat(tmp_path / "whole.mat", {"pc": toy_points()})
+    element = (tmp_path / "whole.mat").read_bytes()[128:]
+    np.testing.assert_array_equal(read(compressed_mat(tmp_path / "a.mat", element)).points, toy_points())
+    with pytest.raises(ReadError, match=reason):
+        read(compressed_mat(tmp_path / "a.mat", element, keep))
+
+
+def test_a_packed_element_that_is_no_array_is_refused(tmp_path):
+    with pytest.raises(ReadError, match="holds an element of the unknown type 9"):
+        read(compressed_mat(tmp_path / "a.mat", struct.pack("<2L", 9, 8) + bytes(8)))
+
+
+def test_a_packed_element_of_nothing_is_passed_over(tmp_path):
+    with pytest.raises(ReadError, match="holds no table of numbers"):
+        read(compressed_mat(tmp_path / "a.mat", struct.pack("<2L", 14, 0)))
+
+
 def write_mat_hdf5(path, **arrays):
     import h5py
 
@@ -266,6 +303,19 @@ def test_damaged_matlab_73_is_refused(tmp_path):
     path = write_mat_hdf5(tmp_path / "a.mat", instance=colored(500))
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(ReadError, match=r"is a damaged MATLAB 7\.3 file"):
+        read(path)
+
+
+def test_matlab_73_whose_values_are_damaged_is_refused(tmp_path):
+    import h5py
+
+    path = write_mat_hdf5(tmp_path / "a.mat", instance=colored(500))
+    with h5py.File(path) as file:
+        place = file["instance"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 512] = b"\xff" * 512
+    path.write_bytes(content)
+    with pytest.raises(ReadError, match="is cut short or damaged"):
         read(path)
 
 
@@ -347,6 +397,12 @@ def test_inspect_doubts_intensities_that_are_none(tmp_path):
         "every fourth number is taken for an intensity, and they reach from" in inspect(tmp_path / "a.bin").problems[0]
     )
     assert inspect(f"{tmp_path / 'a.bin'}#6").problems == ()
+
+
+def test_inspect_of_a_single_point(tmp_path):
+    found = inspect(write_ply(tmp_path / "a.ply", xyz_table(toy_points(1))))
+    assert found.scene.points == 1
+    assert found.scene.spacing_m is None
 
 
 def test_points_are_found_in_folders(tmp_path):

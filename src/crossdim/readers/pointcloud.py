@@ -7,7 +7,6 @@ that is doubtful.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Literal
 
 from crossdim.errors import ReadError
@@ -49,16 +48,6 @@ class OpenedPoints:
     def path(self) -> str:
         """The file."""
         return self.table.path
-
-    @property
-    def select(self) -> str | None:
-        """What was chosen inside it."""
-        return self.table.select
-
-    @property
-    def name(self) -> str:
-        """The file's name without its ending."""
-        return PurePath(self.path).stem
 
     def read(self) -> PointCloud:
         """Read the points.

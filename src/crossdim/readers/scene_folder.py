@@ -56,11 +56,6 @@ class OpenedScene:
         """The folder."""
         return self.sources.origin.path
 
-    @property
-    def select(self) -> str | None:
-        """The frame that was chosen."""
-        return self.sources.origin.select
-
     def read(self) -> Scene:
         """Read the parts, and check that they fit one another.
 

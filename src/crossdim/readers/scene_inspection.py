@@ -85,7 +85,7 @@ def inspect_scene(opened: OpenedScene, *, intensity: bool) -> Inspection:
     image, points = scene.image, scene.points
     parts = [name for name in ("image", "depth", "points") if getattr(sources, name) is not None]
     return Inspection(
-        path=opened.path if opened.select is None else f"{opened.path}#{opened.select}",
+        path=sources.origin.path if sources.origin.select is None else f"{sources.origin.path}#{sources.origin.select}",
         kind="scene",
         format=" + ".join([*parts, *["boxes"] * (sources.boxes is not None)]),
         shape=image.pixels.shape if image is not None else points.points.shape if points is not None else (),
