@@ -1,14 +1,14 @@
-"""The whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, ask, report.
+"""The whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, ask, look at rooms.
 
-Real pictures and volumes are those that scikit-image and nilearn ship; the labelled ones are drawn by
-crossdim.datasets.synthetic and crossdim.datasets.phantom. Everything is computed here and now, in minutes on two cores;
-the same command goes on where a stopped one was.
+Real pictures and volumes are those that scikit-image and nilearn ship; all others are drawn by crossdim.datasets
+(synthetic, phantom and rooms). Everything is computed here and now, in minutes on two cores; the same command goes on
+where a stopped one was.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +75,7 @@ class DemoResult:
         encoder: The pre-training run.
         classifier: The fine-tuned run.
         answerer: The run that answers questions.
+        spaces: The pre-training run on rooms.
         prediction: For the picture that no run has seen.
         seconds: How long it took.
     """
@@ -84,6 +85,7 @@ class DemoResult:
     encoder: Path
     classifier: Path
     answerer: Path
+    spaces: Path
     prediction: Prediction
     seconds: float
 
@@ -197,7 +199,7 @@ def write_report(
     reports: Mapping[str, "ClassificationReport"],
     gain: Mapping[str, "Estimate"],
     prediction: Prediction,
-    asked: "Section",
+    more: "Sequence[Section]",
 ) -> Path:
     """Write the page that shows everything; returns it.
 
@@ -207,7 +209,7 @@ def write_report(
         reports: Of each arm and of chance.
         gain: Pre-trained minus scratch.
         prediction: For the unseen picture.
-        asked: The part about questions.
+        more: Further parts, about questions and rooms.
     """
     from crossdim.outputs.blocks import Document, Paragraph, Picture, Section
     from crossdim.outputs.document import save_document
@@ -233,7 +235,7 @@ def write_report(
             *pretraining_sections(log, reconstructions),
             *evaluation_sections(reports["pretrained"], others, {"scratch": gain}),
             Section("A picture that no run has seen", (unseen,)),
-            asked,
+            *more,
         ),
         {arm: report.to_dict() for arm, report in reports.items()},
     )
@@ -252,7 +254,7 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     Raises:
         ReadError: A package of the ``demo`` extra is missing.
     """
-    from crossdim.demo import answers
+    from crossdim.demo import answers, scenes
     from crossdim.inference import load_predictor
     from crossdim.training import finetune, pretrain
     from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
@@ -281,9 +283,10 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     prediction = load_predictor(runs["pretrained"]).predict(unseen)
     chance = prediction.probabilities[str(prediction.label)]
     say(f"5. A picture that no run has seen ({unseen}): {prediction.label} ({chance:.0%}); it was drawn as {truth}.")
-    asked = answers.tell(folder, say, silent=silent)
-    report = write_report(folder, encoder, reports, gain, prediction, asked)
+    more = [answers.tell(folder, say, silent=silent), scenes.tell(folder, say, silent=silent)]
+    report = write_report(folder, encoder, reports, gain, prediction, more)
     seconds = time.monotonic() - started
     say(f"Done in {seconds:.0f} s. Pictures, curves and numbers: {report}")
     say("Your own files: crossdim pretrain FOLDER --out RUN; crossdim ask VOLUME 'question'")
-    return DemoResult(folder, report, encoder, runs["pretrained"], folder / answers.FOLDER, prediction, seconds)
+    classifier, answerer, spaces = runs["pretrained"], folder / answers.FOLDER, folder / scenes.FOLDER
+    return DemoResult(folder, report, encoder, classifier, answerer, spaces, prediction, seconds)
