@@ -18,7 +18,7 @@ RECIPE = (
     "model.points_num_hidden_layers=1", "model.points_intermediate_size=32", "model.joint_num_hidden_layers=1",
     "model.joint_intermediate_size=32", "decoder.hidden_size=16", "decoder.num_attention_heads=2",
     "decoder.intermediate_size=32", "contract.image_size=[24, 32]", "contract.drawn_points=200",
-    "contract.num_points=96", "batch.scenes=4", "batch.images=4", "batch.points=4", "optimisation.steps=4",
+    "contract.num_points=96", "batch.scenes=4", "batch.images=4", "batch.points=4",
     "optimisation.base_learning_rate=0.02", "logging.log_every=2", "logging.save_every=2", "logging.report_to=none",
     "health.picture_every=0", "health.probe_every=0",
 )  # fmt: skip
@@ -31,7 +31,8 @@ def write_scene(folder: Path, seed: int, label: int) -> None:
     across = np.linspace(-1, 1, SIZE[1])[None, :] * (1 if label else -1)
     depth = 2.0 + 0.5 * across + 0.02 * rng.standard_normal(SIZE)
     Picture.fromarray((1000 * depth).astype(np.uint16)).save(folder / "depth.png")
-    pixels = rng.integers(60, 120, (*SIZE, 3), dtype=np.uint8)
+    shade = np.linspace(60, 140, SIZE[1])[None, :, None].repeat(SIZE[0], axis=0).repeat(3, axis=2)
+    pixels = (shade + rng.integers(0, 20, (*SIZE, 3))).astype(np.uint8)
     row, column = rng.integers(0, 12), rng.integers(0, 20)
     pixels[row : row + 10, column : column + 10] = (220, 30, 30) if label else (30, 30, 220)
     Picture.fromarray(pixels).save(folder / "image.png")

@@ -5,8 +5,7 @@ A proposal rests on a few records of each kind, evenly spread, so the same data 
 
 from collections.abc import Set
 
-from crossdim.datasets.manifest import Manifest
-from crossdim.datasets.scenes import load_scene
+from crossdim.datasets.manifest import Manifest, Record
 from crossdim.errors import ContractError, RecipeError
 from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye_config import pair, triple
@@ -126,9 +125,9 @@ def scene_contract_for_run(
 
 def _scene_image(section: SceneContractSection, manifest: Manifest, config: PimaeConfig) -> ImageContract:
     places = [place for kind, found in places_by_composition(manifest).items() if kind != "points" for place in found]
-    scenes = (load_scene(manifest, manifest.records[place]) for place in spread_evenly(places, LOOKED_AT))
+    looked_at = spread_evenly(places, LOOKED_AT)
     found = contract_for(
-        (scene.image for scene in scenes if scene.image is not None),
+        (read_channels(_image_of(manifest, manifest.records[place])) for place in looked_at),
         patch=pair(config.patch_size),
         normalised=section.statistics == "data",
         tokens=section.image_tokens,
@@ -140,6 +139,12 @@ def _scene_image(section: SceneContractSection, manifest: Manifest, config: Pima
     if section.statistics == "imagenet" and known is not None:
         changes |= {"mean": known[0][: found.channels], "std": known[1][: found.channels]}
     return found.model_copy(update=changes)
+
+
+def _image_of(manifest: Manifest, record: Record) -> tuple[str, ...]:
+    if record.scene is None or record.scene.image is None:
+        return manifest.resolve(record)
+    return (manifest.absolute(record.scene.image),)
 
 
 def _scene_points(section: SceneContractSection, config: PimaeConfig) -> PointsContract:
