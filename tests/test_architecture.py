@@ -37,7 +37,6 @@ LIGHT = ("samples", "geometry", "readers", "datasets", "outputs")
 
 SHARED_ROOMS = ("tokens", "fusion", "heads")
 ONE_USER = {
-    "crossdim.fusion.joint": "PiMAE: the shared encoder and the shared decoder, for any sets of tokens",
     "crossdim.heads.gradients": "Uni4Eye: the gradient map that the second decoder reconstructs",
     "crossdim.heads.language": "Med-2E3: visual tokens in place of the placeholders of a language model",
 }

@@ -5,10 +5,13 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
+    AutoModelForObjectDetection,
     AutoModelForPreTraining,
 )
 
 from crossdim.encoders.vision3d import VisionTransformer3D, VisionTransformer3DConfig
+from crossdim.models.detr3d import Detr3dForObjectDetection, Detr3dModel
+from crossdim.models.detr3d_config import Detr3dConfig
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.models.med2e3_config import Med2E3Config
 from crossdim.models.pimae import PimaeForImageClassification, PimaeForPreTraining, PimaeModel
@@ -34,3 +37,7 @@ AutoConfig.register("pimae", PimaeConfig, exist_ok=True)
 AutoModel.register(PimaeConfig, PimaeModel, exist_ok=True)
 AutoModelForPreTraining.register(PimaeConfig, PimaeForPreTraining, exist_ok=True)
 AutoModelForImageClassification.register(PimaeConfig, PimaeForImageClassification, exist_ok=True)
+
+AutoConfig.register("detr3d", Detr3dConfig, exist_ok=True)
+AutoModel.register(Detr3dConfig, Detr3dModel, exist_ok=True)
+AutoModelForObjectDetection.register(Detr3dConfig, Detr3dForObjectDetection, exist_ok=True)

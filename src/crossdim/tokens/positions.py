@@ -5,12 +5,14 @@ each half ``[sin | cos]`` with frequencies ``10000^(-k / (dim / 4))``. Volume co
 depth in the same way; what is left of a width that does not divide by six stays zero. Row 0 belongs to the class token
 and is zero.
 
+Places in a scene have random Fourier features instead (Tancik et al., 2020), as in 3DETR.
+
 Differs from the authors' code: they leave the volume tables at zero; that is ``"none"`` here, and their tables load as
 ``"table"``.
 """
 
 from functools import lru_cache
-from math import prod
+from math import prod, tau
 from typing import Literal
 
 import numpy as np
@@ -104,3 +106,22 @@ class GridPositions(nn.Module):
         table = self.image_table if rank == 2 else self.volume_table
         assert table is not None
         return interpolate_table(table, self.grids[rank], grid)
+
+
+class FourierPositions(nn.Module):
+    """Codes of places in a box: ``[sin | cos]`` of fixed random waves; ``(..., 3)`` → ``(..., width)``.
+
+    Args:
+        width: Of the codes; even.
+    """
+
+    waves: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("waves", torch.randn(3, width // 2))
+
+    def forward(self, shares: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch width"]:
+        """Code places given as shares of the box's extent: 0 to 1 along each axis."""
+        angles = (tau * shares) @ self.waves.to(shares)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
