@@ -112,15 +112,21 @@ def few(training: Manifest, task: str, shots: int, seed: int) -> Manifest:
 
 
 def as_images(manifest: Manifest) -> Manifest:
-    """Return a manifest in which every scene that has an image is this image, for a model that looks at images alone.
+    """Return a manifest in which every scene is its image, for a model that looks at images alone.
 
     Args:
         manifest: Scenes, or anything else, which stays as it is.
+
+    Raises:
+        RecipeError: A scene has no image.
     """
 
     def image_of(record: Record) -> Record:
-        if record.scene is None or record.scene.image is None:
+        if record.scene is None:
             return record
+        if record.scene.image is None:
+            reason = "is a scene without an image, and this classifier looks at images alone"
+            raise RecipeError(f"record '{record.id}'", reason, "Take it out of the manifest")
         return record.model_copy(update={"kind": "image", "paths": (record.scene.image,), "scene": None})
 
     return Manifest(manifest.header, tuple(map(image_of, manifest.records)))
