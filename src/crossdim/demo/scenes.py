@@ -61,9 +61,9 @@ RECIPE = (
     "optimisation.betas=[0.9, 0.95]",
     "optimisation.warmup=0.1",
     "optimisation.epochs=null",
-    "optimisation.steps=480",
+    "optimisation.steps=400",
     "logging.log_every=20",
-    "logging.save_every=240",
+    "logging.save_every=200",
     "health.picture_every=0",
     "health.probe_every=0",
 )
