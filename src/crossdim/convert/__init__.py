@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from crossdim.convert.keys import KeyReport
 
-AVAILABLE = ("uni4eye/dual", "med2e3/model", "med2e3/variantN", "pimae/pretrain")
+AVAILABLE = ("uni4eye/dual", "med2e3/model", "med2e3/variantN", "pimae/pretrain", "pimae/detector")
 """Systems that :func:`convert_state_dict` knows; ``N`` is the number of a scoring connector (6 or 9 to 15)."""
 
-PLANNED = ("uni4eye/pp", "uni4eye/entropy", "pimae/detector")
+PLANNED = ("uni4eye/pp", "uni4eye/entropy")
 """Systems that it will know."""
 
 
@@ -44,6 +44,10 @@ def convert_state_dict(
         from crossdim.convert.pimae import convert_pretrain
 
         return convert_pretrain(state_dict, config)
+    if system == "pimae/detector":
+        from crossdim.convert.detr3d import convert_detector
+
+        return convert_detector(state_dict, config)
     variant = re.fullmatch(r"med2e3/(?:model|variant(\d{1,4}))", system)
     if variant:
         from crossdim.convert.med2e3_state import convert_model

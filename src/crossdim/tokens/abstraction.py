@@ -48,21 +48,24 @@ class PointwiseMLP(nn.Module):
 
     def forward(self, values: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch width"]:
         """Map every vector by itself; the statistics of training are those of all of them."""
-        return F.dropout(F.relu(self.linear_end(values)), self.dropout, self.training)
+        columns = self.columns(values.flatten(0, -2).T)
+        return F.dropout(F.relu(columns), self.dropout, self.training).T.unflatten(0, values.shape[:-1])
 
-    def linear_end(self, values: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch width"]:
-        """Do as :meth:`forward` up to the last normalisation.
+    def columns(self, hidden: Float[Tensor, "channels vectors"]) -> Float[Tensor, "width vectors"]:
+        """Do the same up to the last normalisation, with the vectors as columns.
+
+        In this layout PyTorch sums up the statistics of training precisely; with the vectors as rows it loses one or two
+        digits on the CPU, for a fifth less time in training and the same in evaluation.
 
         Args:
-            values: Vectors.
+            hidden: Vectors.
         """
-        hidden = values.flatten(0, -2)
         last = len(self.maps) - 1
         for place, (linear, norm) in enumerate(zip(self.maps, self.norms, strict=True)):
-            hidden = norm(linear(hidden))
+            hidden = norm((linear.weight @ hidden)[None])[0]
             if place < last:
                 hidden = F.dropout(F.relu(hidden), self.dropout, self.training)
-        return hidden.unflatten(0, values.shape[:-1])
+        return hidden
 
 
 class SetAbstraction(nn.Module):
@@ -78,7 +81,8 @@ class SetAbstraction(nn.Module):
 
     def forward(self, offsets: Float[Tensor, "batch balls size 3"]) -> Float[Tensor, "batch balls width"]:
         """Map balls of points, given from their centres as shares of the radius."""
-        return F.relu(self.mlp.linear_end(offsets).amax(dim=2))
+        columns = self.mlp.columns(offsets.flatten(0, 2).T).unflatten(1, offsets.shape[:3])
+        return F.relu(columns.amax(dim=3)).movedim(0, -1)
 
 
 def cut_balls(
