@@ -148,9 +148,9 @@ def _draw_image(row: Sequence[Axes], image: ImageReconstruction, attention: Patc
     axes = row[3]
     axes.imshow(0.35 + 0.6 * grey, interpolation="nearest")
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axes.imshow(
-        np.ma.masked_invalid(attention.weights), cmap="magma", alpha=0.65, extent=extent, interpolation="nearest"
-    )
+    weights = np.ma.masked_invalid(attention.weights)
+    share = (weights / max(float(weights.max()), 1e-12)).filled(0.0)
+    axes.imshow(weights, cmap="magma", vmin=0, alpha=0.1 + 0.75 * share, extent=extent, interpolation="nearest")
     if attention.place is not None:
         axes.plot(
             *attention.place, "o", markersize=7, markerfacecolor="none", markeredgecolor="white", markeredgewidth=3
@@ -196,7 +196,8 @@ def _caption(scenes: Sequence[SceneReconstruction]) -> str:
         facts.append(f"{np.mean(pictures):.0%} of the picture hidden (grey)")
     if groups:
         facts.append(f"{np.mean(groups):.0%} of the groups of points hidden (filled in: orange)")
-    return f"{', '.join(facts)}. Predictions are shown where hidden."
+    brightest = " The brighter, the more attention." if any(scene.attention is not None for scene in scenes) else ""
+    return f"{', '.join(facts)}. Predictions are shown where hidden.{brightest}"
 
 
 def _short(name: str, length: int = 24) -> str:
