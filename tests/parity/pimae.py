@@ -16,6 +16,7 @@ from crossdim.models.pimae_config import PimaeConfig
 from crossdim.tokens.grid import grid_of, pair
 from crossdim.tokens.positions import sincos_table
 from crossdim.tokens.sampling import farthest_points, gather_points
+from tests.parity import pimae_detector
 from tests.parity.fixture import Fixture
 
 Values = Iterator[tuple[str, np.ndarray | Tensor]]
@@ -49,6 +50,8 @@ def results(fixture: Fixture, dtype: torch.dtype) -> Values:
         yield from masked(f"pre.{name}", (config, state, dtype), {"mask_alignment": alignment}, inputs)
     still = {"mask_alignment": "independent", "dropout": 0.0, "points_decoder_drop_path_rate": 0.0}
     yield from trained(fixture, built(config, state, dtype, **still), report.used, inputs)
+    if "detector" in fixture.config:
+        yield from pimae_detector.results(fixture, dtype, (config, state, report.used))
 
 
 def built(config: PimaeConfig, state: dict[str, Tensor], dtype: torch.dtype, **changes: Any) -> PimaeForPreTraining:

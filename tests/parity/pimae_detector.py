@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 
 from crossdim.convert import convert_state_dict
-from crossdim.geometry.boxes import corners
+from crossdim.geometry.boxes import corners, iou_3d
 from crossdim.heads.detection3d import BoxPredictions
 from crossdim.heads.matching import DetectionWeights, detection_losses, generalised_iou, match, weighted_sum
+from crossdim.metrics.detection3d import (
+    Protocol,
+    RawBoxes,
+    TrueBoxes,
+    detections,
+    evaluate_detections,
+    kept_boxes,
+    points_inside,
+)
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.models.detr3d_config import Detr3dConfig, Detr3dForObjectDetectionOutput
+from crossdim.models.pimae_config import PimaeConfig
 from tests.parity.fixture import Fixture
 
 Values = Iterator[tuple[str, np.ndarray | Tensor]]
@@ -34,7 +44,11 @@ CORNERS = (2, 1, 0, 3, 6, 5, 4, 7)
 """Which of our corners theirs are: seen from above theirs go from (+x, +y), with y of the camera down."""
 
 
-def results(fixture: Fixture, dtype: torch.dtype) -> Values:
+Pretrained = tuple[PimaeConfig, dict[str, Tensor], dict[str, str]]
+"""Config and weights of ours, and the authors' name → our name of each."""
+
+
+def results(fixture: Fixture, dtype: torch.dtype, pretrained: Pretrained) -> Values:
     """Yield (name, value) of every array, from the authors' weights through our converter and public models."""
     weights = {name: torch.from_numpy(value) for name, value in fixture.state_dict("detector").items()}
     config, state, report = convert_state_dict("pimae/detector", weights, fixture.config)
@@ -43,7 +57,10 @@ def results(fixture: Fixture, dtype: torch.dtype) -> Values:
     points = torch.from_numpy(fixture.input("det.points")).to(dtype)
     inputs = {"points": points, "labels": labels(fixture, dtype), "scene_range": scene_range(fixture, dtype)}
     yield from predicted(fixture, built(config, state, dtype), inputs)
-    yield from trained(fixture, built(config, state, dtype).train(), report.used, inputs)
+    still = {"dropout": 0.0, "decoder_dropout": 0.0, "head_dropout": 0.0}
+    yield from trained(fixture, built(config, state, dtype, **still).train(), report.used, inputs)
+    yield from transferred(fixture, built(config, state, dtype), pretrained, inputs)
+    yield from evaluated(fixture)
 
 
 def built(
@@ -161,3 +178,63 @@ def trained(fixture: Fixture, model: Detr3dForObjectDetection, used: dict[str, s
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     ours = [gradients.get(used.get(name, "")) for name in fixture.config["detector"]["grad_names"]]
     yield "det.train.grad_norm", np.array([math.nan if g is None else g.double().norm().item() for g in ours])
+
+
+@torch.no_grad()
+def transferred(
+    fixture: Fixture, model: Detr3dForObjectDetection, pretrained: Pretrained, inputs: dict[str, Any]
+) -> Values:
+    """The detector after the layers of a pre-training have been moved into it."""
+    config, state, used = pretrained
+    moved = model.transfer(config, state, official_transfer=True).moved
+    theirs = {ours: name for name, ours in used.items()}
+    if {theirs[name] for name in moved} != set(fixture.config["transfer_map"].values()):
+        raise ValueError("other weights were moved than the fixture names")
+    output = model(**inputs)
+    yield "transfer.encoder", output.model.encoded
+    yield "transfer.sem_cls_logits", output.predictions.class_logits
+    yield from losses_of("transfer", output.layer_losses, model.config.weights())
+
+
+def evaluated(fixture: Fixture) -> Values:
+    """The evaluation of stored boxes, with and without empty ones."""
+    names = ("centers", "sizes", "angles", "class_prob", "objectness")
+    centers, sizes, angles, probabilities, objectness = (fixture.stored(f"ap.pred_{name}") for name in names)
+    yield "ap.pred_corners", camera_corners(centers, sizes, angles)
+    true = {name: fixture.stored(f"ap.gt_box_{name}") for name in ("centers", "sizes", "angles", "present")}
+    yield "ap.gt_box_corners", camera_corners(true["centers"], true["sizes"], true["angles"])
+    found, wanted = (
+        np.concatenate([each[0], each[1], -each[2][..., None]], axis=-1).astype(np.float64)
+        for each in ((centers, sizes, angles), (true["centers"], true["sizes"], true["angles"]))
+    )
+    raw = [RawBoxes(*each) for each in zip(found, probabilities, objectness, strict=True)]
+    points = fixture.input("ap.points").astype(np.float64)
+    yield "ap.points_inside", np.stack([points_inside(each.boxes, of) for each, of in zip(raw, points, strict=True)])
+    scene, prediction, box = fixture.stored("ap.iou_pairs").astype(int).T
+    pairs = found[scene, prediction], wanted[scene, box]
+    yield "ap.iou3d", iou_3d(*pairs, pairwise=False)
+    flat = [
+        np.concatenate([each[:, :2], 0 * each[:, :1], each[:, 3:5], 1 + 0 * each[:, :1], each[:, 6:]], axis=1)
+        for each in pairs
+    ]
+    yield "ap.iou_bev", iou_3d(*flat, pairwise=False)
+    labels = fixture.stored("ap.gt_box_sem_cls_label").astype(np.int64)
+    there = true["present"] > 0
+    truth = [TrueBoxes(*(each[mask] for each in pair)) for *pair, mask in zip(wanted, labels, there, strict=True)]
+    classes = list(fixture.config["ap"]["classes"].values())
+    for group, fewest in (("exact", 5), ("train_time", 0)):
+        protocol = Protocol(fewest_points=fewest, absent="zero")
+        scenes = list(zip(raw, points, strict=True))
+        yield f"ap.{group}.kept", np.stack([kept_boxes(*each, protocol) for each in scenes])
+        counted = [detections(*each, protocol) for each in scenes]
+        report = evaluate_detections(counted, truth, classes, (0.25, 0.5), protocol.absent, bootstrap=1)
+        for scores in report.thresholds:
+            rows = {
+                **{f"{row.name} Average Precision": row.average_precision.value for row in scores.classes},
+                "mAP": scores.mean_average_precision.value,
+                **{f"{row.name} Recall": row.recall.value for row in scores.classes},
+                "AR": scores.average_recall.value,
+            }
+            key = f"{group}@{scores.iou:.2f}"
+            values = np.array([rows[name] for name in fixture.config["ap"]["metric_names"][key]])
+            yield f"ap.{group}.metrics@{scores.iou:.2f}", values

@@ -16,7 +16,7 @@ from crossdim.errors import ReadError, RecipeError, nearest
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.models.detr3d_config import SCANNET, SUNRGBD, Detr3dConfig
 
-RELEASED = {"giou": "released", "skip_points_near_origin": True}
+RELEASED: dict[str, Any] = {"giou": "released", "skip_points_near_origin": True}
 """How the authors' code differs from the paper, as options of ours."""
 
 _PLAIN: dict[str, Any] = {

@@ -48,17 +48,17 @@ class DetectionWeights:
         giou: Exact, or as released.
     """
 
-    class_cost: float
-    objectness_cost: float
-    center_cost: float
-    giou_cost: float
-    no_object_weight: float
-    class_weight: float
-    angle_class_weight: float
-    angle_residual_weight: float
-    center_weight: float
-    size_weight: float
-    giou_weight: float
+    class_cost: float | int
+    objectness_cost: float | int
+    center_cost: float | int
+    giou_cost: float | int
+    no_object_weight: float | int
+    class_weight: float | int
+    angle_class_weight: float | int
+    angle_residual_weight: float | int
+    center_weight: float | int
+    size_weight: float | int
+    giou_weight: float | int
     giou: GiouRule = "exact"
 
 
