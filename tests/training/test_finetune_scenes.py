@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import crossdim
 from crossdim import readers
 from crossdim.datasets.manifest import Header, Manifest, Record, Task
-from crossdim.errors import RecipeError
+from crossdim.errors import ContractError, RecipeError
 from crossdim.models.pimae import PimaeForImageClassification
 from crossdim.training import finetune, pretrain_scenes
 from crossdim.training.evaluation import evaluate
@@ -172,3 +172,11 @@ def test_a_run_on_few_labels_sees_no_others(pretrained, tmp_path, monkeypatch):
     )
     tuned(pretrained, tmp_path / "run", "finetune-linear", "shots=3")
     assert seen == [6]
+
+
+def test_a_pooling_that_the_classifier_does_not_have_is_refused(pretrained, tmp_path):
+    predictor = crossdim.load(tuned(pretrained, tmp_path / "run", "finetune-linear"), device="cpu")
+    photo = str(pretrained.parent / "all" / "scene00" / "image.png")
+    assert np.array_equal(predictor.embed(photo, pooling="mean"), predictor.embed(photo))
+    with pytest.raises(ContractError, match=r"pooling 'cls': is not what this classifier was trained with \(mean\)"):
+        predictor.embed(photo, pooling="cls")
