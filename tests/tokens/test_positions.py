@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from crossdim.tokens.positions import GridPositions, interpolate_table, sincos_table
+from crossdim.tokens.positions import FourierPositions, GridPositions, interpolate_table, sincos_table
 
 
 def test_image_codes_equal_mae_from_transformers():
@@ -47,3 +47,15 @@ def test_kinds_give_sines_tables_or_nothing():
     assert positions((2, 2, 2)).shape == (1, 9, 12)
     assert set(positions.state_dict()) == {"volume_table"}
     assert GridPositions(12, "sincos", (2, 2), "none", (2, 2, 2))((3, 1)).shape == (1, 4, 12)
+
+
+def test_fourier_codes_are_sines_and_cosines_of_fixed_waves():
+    torch.manual_seed(0)
+    codes = FourierPositions(10)
+    assert list(codes.state_dict()) == ["waves"]
+    assert not list(codes.parameters())
+    shares = torch.rand(2, 4, 3)
+    angles = 2 * torch.pi * sum(shares[..., axis, None] * codes.waves[axis] for axis in range(3))
+    expected = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    torch.testing.assert_close(codes(shares), expected)
+    assert codes(shares.double()).dtype == torch.float64

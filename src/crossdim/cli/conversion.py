@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
             "crossdim convert uni4eye checkpoint-99.pth converted/",
             "crossdim convert med2e3 Med-2E3-M3D/ converted/",
             "crossdim convert pimae ckpt-last.pth converted/",
+            "crossdim convert 3detr checkpoint_best.pth converted/",
         ),
     )
     convert.command(
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
         )
     )(med2e3)
     convert.command(epilog=examples("crossdim convert pimae ckpt-last.pth converted/"))(pimae)
+    convert.command("3detr", epilog=examples("crossdim convert 3detr checkpoint_best.pth converted/"))(detr3d)
     app.add_typer(convert)
 
 
@@ -126,6 +128,23 @@ def pimae(
     from crossdim.convert.pimae_file import convert_pimae
 
     _show(convert_pimae(checkpoint, out, heads=heads, decoder_heads=decoder_heads), as_json)
+
+
+def detr3d(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="File that 3DETR's training wrote, or PiMAE's fine-tuning.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    heads: Annotated[int | None, typer.Option(help="Heads, if the file does not say and they are not 64 wide.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a 3D detector of 3DETR or PiMAE, and say what became of every key and what was assumed.
+
+    OUT gets `config.json`, `model.safetensors`, `contract.json` and `conversion-report.json`.
+    """
+    from crossdim.convert.detr3d_file import convert_3detr
+
+    _show(convert_3detr(checkpoint, out, heads=heads), as_json)
 
 
 def _show(report: "ConversionReport", as_json: bool) -> None:

@@ -276,14 +276,16 @@ class Detr3dForObjectDetection(Detr3dPreTrainedModel):
         Args:
             config: Of the pre-trained model.
             state: Its weights, under its names.
-            official_transfer: Move the layers of its point encoder and its shared encoder and nothing else, as
-                released, instead of everything that has a place here.
+            official_transfer: Move the layers of its point encoder and its shared encoder and nothing else, whatever
+                the number of heads, as released; otherwise everything that has a place here.
 
         Raises:
-            ContractError: The pre-trained model has other sizes.
+            ContractError: The pre-trained model has other sizes, or is no PiMAE.
         """
         weights = {name.removeprefix("pimae."): (name, tensor) for name, tensor in state.items()}
         ours, moved = dict(self.detr3d.named_parameters()) | dict(self.detr3d.named_buffers()), dict[str, str]()
+        if not official_transfer:
+            _check_fit(config, self.config)
         sources = _sources(config, self.config, ours)
         for name, target in ours.items():
             of_layers = name.startswith(_LAYERS)
@@ -300,13 +302,17 @@ class Detr3dForObjectDetection(Detr3dPreTrainedModel):
                 )
             target.copy_(tensor)
             moved[full] = f"detr3d.{name}"
+        if not moved:
+            reason = "holds nothing that a detector could begin with"
+            raise ContractError("pre-trained model", reason, "Give the weights of a PiMAE under its own names")
         taken = set(moved.values())
         return Transfer(moved, tuple(name for name in self.state_dict() if name not in taken))
 
 
-def _sources(theirs: PreTrainedConfig, ours: PreTrainedConfig, names: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return name here → name in PiMAE of the layers that points go through, after checking that they fit."""
-    for key in ("hidden_size", "points_num_attention_heads", "joint_num_attention_heads"):
+def _check_fit(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> None:
+    """Refuse a pre-trained model whose weights would compute something else here."""
+    keys = ("hidden_size", "points_num_attention_heads", "joint_num_attention_heads")
+    for key in (*keys, "num_attention_heads") if ours.image else keys:
         pairs = [getattr(config, key) or config.num_attention_heads for config in (theirs, ours)]
         if pairs[0] != pairs[1]:
             raise ContractError(
@@ -321,6 +327,11 @@ def _sources(theirs: PreTrainedConfig, ours: PreTrainedConfig, names: Mapping[st
             f"the detector has {depths[1][0]} and {depths[1][1]}, and the image enters between them",
             "Build the detector with Detr3dConfig.for_pimae",
         )
+
+
+def _sources(theirs: PreTrainedConfig, ours: PreTrainedConfig, names: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return name here → name in PiMAE of the layers that points go through."""
+    depths = [(config.points_num_hidden_layers, config.joint_num_hidden_layers) for config in (theirs, ours)]
 
     def stacks(points: int, joint: int) -> list[str]:
         counts = zip(_LAYERS, (points, joint), strict=True)
