@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from crossdim.training import finetune, pretrain
-from crossdim.training.health import Health
+from crossdim.training.health import Watch
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
 from crossdim.training.recipe_files import flatten
 from crossdim.training.schedule import Draw
 from crossdim.training.selection import EarlyStopping
+from crossdim.transforms.collate import Sample
 from crossdim.transforms.contract import PreprocessingContract
 
 PRETRAIN = (
@@ -34,7 +35,7 @@ PRETRAIN = (
     "health.neighbours=2", "health.min_spread=0.5", "health.min_effective_rank=9",
 )  # fmt: skip
 FINETUNE = (
-    "seed=1", "task=nodule", "head.pooling=mean", "head.class_weights=balanced", "head.label_smoothing=0.1",
+    "seed=1", "task=nodule", "shots=2", "head.pooling=mean", "head.class_weights=balanced", "head.label_smoothing=0.1",
     "head.drop_path_rate=0.1", "adaptation.mode=full adaptation.layer_decay=0.5",
     "adaptation.mode=partial adaptation.frozen_layers=1", "adaptation.mode=lora", "adaptation.mode=linear",
     "augmentation.brightness=0.5", "labels_depend_on=[] augmentation.flip_width=1", "batch.images=2",
@@ -42,6 +43,7 @@ FINETUNE = (
     "selection.metric=loss", "selection.evaluate_every_epochs=2", "selection.patience=3", "logging.log_every=3",
     "logging.report_to=[tensorboard]", "hardware.cache_gib=0",
 )  # fmt: skip
+SCENE_PARTS = ("points", "pixel_values", "projection")
 LORA = ("adaptation.rank=2", "adaptation.alpha=1", "adaptation.dropout=0.5", "adaptation.targets=[fc1]")
 
 
@@ -76,13 +78,19 @@ def consequences(trainer) -> dict:
     if hasattr(plan.dataset, "manifest"):
         cached = plan.dataset.prepared(0) is plan.dataset.prepared(0)
         samples = [plan.dataset[Draw(0, place)] for place in (0, len(plan.dataset) - 1)]
-        found |= {"cached": cached, "samples": [sample.values.numpy().tobytes() for sample in samples]}
+        found |= {"cached": cached, "samples": [content(sample) for sample in samples]}
     for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, Health):
+        if isinstance(callback, Watch):
             found["health"] = callback._recipe
         if isinstance(callback, EarlyStopping):
             found["patience"] = vars(callback)
     return found
+
+
+def content(sample) -> list[bytes]:
+    """Return the numbers of a sample, of a file or of a scene."""
+    parts = (sample.values,) if isinstance(sample, Sample) else (*map(vars(sample.scene).get, SCENE_PARTS),)
+    return [part.numpy().tobytes() for part in parts if part is not None]
 
 
 def outcome(run, *arguments) -> dict:

@@ -441,3 +441,12 @@ def test_a_scene_that_nothing_is_seen_of_is_refused(tmp_path, recipe):
     manifest = Manifest(manifest.header, (broken, *manifest.records[1:]))
     with pytest.raises(ReadError, match=r"1 of 4 records cannot be used \(scene00: none of its 200 points"):
         check_records(dataset_of(manifest, recipe()))
+
+
+def test_recomputing_activations_changes_no_loss(files, recipe, tmp_path):
+    losses = []
+    for switch in ("false", "true"):
+        chosen = recipe("optimisation.steps=2", f"hardware.activation_checkpointing={switch}")
+        out = room.run(files / "scenes.jsonl", tmp_path / switch, chosen, silent=True)
+        losses += [line["loss"] for line in read_log(out / "log.jsonl") if "loss" in line]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
