@@ -151,7 +151,7 @@ def test_a_detector_learns_a_scene():
     found = model.eval()(points, labels)
     best = found.predictions.objectness[0].argmax()
     assert found.predictions.class_probabilities[0, best].argmax() == labels[0]["classes"][0]
-    assert found.losses["center"] < 0.05
+    assert found.losses["center"] < 0.08
     assert found.assignment.matched[-1, 0, best]
 
 
