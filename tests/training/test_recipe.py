@@ -6,16 +6,20 @@ import yaml
 from pydantic import BaseModel
 
 from crossdim.errors import RecipeError
+from crossdim.models.detr3d_config import SUNRGBD
+from crossdim.training.optimisation import scaled_learning_rate
 from crossdim.training.recipe import DecoderSection, FinetuneRecipe, PretrainRecipe
+from crossdim.training.recipe_detect import DetectionLossSection, DetectorSection, DetectRecipe
 from crossdim.training.recipe_files import differences, flatten, load_recipe, recipe_text, shipped_recipes
 from crossdim.training.recipe_instruct import InstructRecipe, ScoringSection
 from crossdim.training.recipe_pimae import PimaeRecipe, SceneDecoderSection, SceneLossSection, SceneModelSection
 from crossdim.training.sections import ModelSection
+from crossdim.transforms.scene_augment import SceneAugmentation, SceneCrop
 from tests.conftest import ROOT
 
 KINDS = {
     "pretrain": PretrainRecipe, "finetune": FinetuneRecipe, "instruct": InstructRecipe, "med2e3": InstructRecipe,
-    "pimae": PimaeRecipe,
+    "pimae": PimaeRecipe, "detect": DetectRecipe,
 }  # fmt: skip
 
 
@@ -24,7 +28,7 @@ def test_every_shipped_recipe_loads():
     assert names == {
         "pretrain-tiny", "pretrain-paper", "finetune-linear", "finetune-full", "finetune-partial", "finetune-lora",
         "instruct-tiny", "instruct-smollm2", "med2e3-stage1", "med2e3-stage2", "med2e3-stage2-lora",
-        "pimae-paper", "pimae-tiny",
+        "pimae-paper", "pimae-tiny", "detect-paper", "detect-tiny",
     }  # fmt: skip
     for name in names:
         load_recipe(name, KINDS[name.split("-")[0]])
@@ -105,6 +109,18 @@ PIMAE_MISTAKES = {
     "augmentation.scale=[2.0,1.0]": "scale must be (smallest, largest)",
     "masking.alignment=opposite": "'masking.alignment': is 'opposite'",
 }
+DETECT_MISTAKES = {
+    "model.group_radius=0.2 model.tokenizer=groups": "group_radius has no effect with groups",
+    "model.patch_size=[8,8]": "patch_size has no effect while image is false",
+    "labels.scenes=4 labels.fraction=0.5": "fraction and scenes exclude each other",
+    "labels.classes=[bed,bed]": "classes names a class twice",
+    "labels.classes=[]": "'labels.classes': is []",
+    "labels.fraction=0": "'labels.fraction': is 0",
+    "crop.size=[1.0,0.5]": "size must be (smallest, largest)",
+    "crop.aspect=0.5": "aspect has no effect while size is (1, 1)",
+    "optimisation.average=1": "'optimisation.average': is 1",
+    "selection.metric=auc": "'selection.metric': is 'auc'",
+}
 FINETUNE_MISTAKES = {
     "adaptation.mode=lora adaptation.rnk=2": "'adaptation.rnk': is unknown. Did you mean 'rank'",
     "adaptation.mode=lorra": "'adaptation.mode': is 'lorra'. Did you mean 'lora'",
@@ -123,6 +139,24 @@ def test_what_a_pretraining_recipe_cannot_mean_is_refused_by_name(overrides, mes
 def test_what_a_recipe_of_scenes_cannot_mean_is_refused_by_name(overrides, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(None, PimaeRecipe, overrides.split())
+
+
+@pytest.mark.parametrize(("overrides", "message"), DETECT_MISTAKES.items())
+def test_what_a_recipe_of_detection_cannot_mean_is_refused_by_name(overrides, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(None, DetectRecipe, overrides.split())
+
+
+def test_the_recipe_of_the_detector_s_paper_has_the_authors_schedule_and_classes():
+    recipe = load_recipe("detect-paper", DetectRecipe)
+    optimisation = recipe.optimisation
+    assert scaled_learning_rate(optimisation.base_learning_rate, recipe.batch.scenes) == pytest.approx(7e-4)
+    assert optimisation.warmup * optimisation.epochs == pytest.approx(9, rel=0.01)
+    assert (optimisation.max_grad_norm, optimisation.weight_decay, optimisation.layer_decay) == (0.1, 0.1, 1.0)
+    assert recipe.labels.classes == SUNRGBD
+    assert recipe.augmentation == SceneAugmentation(flip_x=0.5, rotation_deg=30, scale=(0.85, 1.15))
+    assert recipe.crop == SceneCrop(size=(0.75, 1.0), aspect=0.75, fewest_points=0.6)
+    assert recipe.contract.num_points == recipe.contract.drawn_points == 20000
 
 
 def test_the_recipe_of_pimae_s_paper_has_the_learning_rate_and_the_masks_of_the_paper():
@@ -222,10 +256,11 @@ def test_no_key_is_dead(kind):
     """Every key is read somewhere outside the recipe's own definition (its effect is tested where it acts)."""
     read = set()
     for path in (ROOT / "src" / "crossdim").rglob("*.py"):
-        if path.name in ("recipe.py", "recipe_instruct.py", "recipe_pimae.py", "sections.py"):
+        if path.name in ("recipe.py", "recipe_detect.py", "recipe_instruct.py", "recipe_pimae.py", "sections.py"):
             continue
         read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     sections = (ModelSection, DecoderSection, ScoringSection, SceneModelSection, SceneDecoderSection, SceneLossSection)
+    sections += (DetectorSection, DetectionLossSection)
     passed_on = {name for part in sections for name in part.model_fields}
     by_name = {"image_size", "volume_size"}  # by getattr
     refused = {"labels_depend_on"}  # acts in the recipe itself

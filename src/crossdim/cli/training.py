@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
             "crossdim finetune graded.jsonl --from runs/pretrained --recipe finetune-linear --out runs/probe",
             "crossdim finetune graded.jsonl --from runs/pretrained --set shots=5 --out runs/five_of_each",
             "crossdim finetune graded.jsonl --out runs/from_scratch",
+            "crossdim finetune detect scenes.jsonl --from runs/scenes --out runs/detector --recipe detect-tiny",
         )
     )(finetune)
     app.command(
@@ -79,7 +80,14 @@ def pretrain(
 
 
 def finetune(
-    manifest: Annotated[Path, typer.Argument(help="A manifest with labels and parts.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[classify|detect] MANIFEST",
+            help="What is learned, and a manifest with labels and parts. Without the word the recipe or --task says "
+            "it, or else the data: scenes with boxes train a detector, all others a classifier.",
+        ),
+    ],
     out: Run,
     encoder: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="A pre-training run or a converted model.")
@@ -89,16 +97,23 @@ def finetune(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a classifier on the labels of a manifest; without `--from`, from random weights.
+    """Fine-tune a classifier on labels, or a detector on boxes in scenes; without `--from`, from random weights.
 
     The checkpoint that is best on the validation part is kept; the test part is evaluated once, at the end.
     """
-    from crossdim.training import finetune as room
-    from crossdim.training.recipe import FinetuneRecipe
-    from crossdim.training.recipe_files import load_recipe
+    from crossdim.training.finetuning import finetune_on
 
-    settings = [*(overrides or ()), *([f"task={json.dumps(task)}"] if task else ())]
-    folder = room.run(manifest, out, load_recipe(recipe, FinetuneRecipe, settings), encoder, silent=as_json)
+    *word, manifest = what
+    folder = finetune_on(
+        Path(manifest),
+        out,
+        encoder,
+        aim=" ".join(word),
+        task=task,
+        recipe=recipe,
+        overrides=overrides or (),
+        silent=as_json,
+    )
     if as_json:
         print_json({"run": str(folder)})
 

@@ -7,6 +7,7 @@ from collections.abc import Set
 
 from crossdim.datasets.manifest import Manifest, Record
 from crossdim.errors import ContractError, RecipeError
+from crossdim.models.detr3d_config import Detr3dConfig
 from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye_config import pair, triple
 from crossdim.readers import read_channels
@@ -23,6 +24,9 @@ from crossdim.transforms.contract import (
     VolumeContract,
 )
 from crossdim.transforms.presets import STATISTICS, contract_for
+
+SceneConfig = PimaeConfig | Detr3dConfig
+"""Of a model of scenes."""
 
 LOOKED_AT = 16
 """Records of each kind that a proposal is based on."""
@@ -92,7 +96,7 @@ def check_fit(contract: PreprocessingContract, kinds: Set[str], patches: Patches
 
 
 def scene_contract_for_run(
-    section: SceneContractSection, manifest: Manifest, config: PimaeConfig
+    section: SceneContractSection, manifest: Manifest, config: SceneConfig
 ) -> PreprocessingContract:
     """Return the contract of a run on scenes.
 
@@ -123,7 +127,7 @@ def scene_contract_for_run(
     )
 
 
-def _scene_image(section: SceneContractSection, manifest: Manifest, config: PimaeConfig) -> ImageContract:
+def _scene_image(section: SceneContractSection, manifest: Manifest, config: SceneConfig) -> ImageContract:
     places = [place for kind, found in places_by_composition(manifest).items() if kind != "points" for place in found]
     looked_at = spread_evenly(places, LOOKED_AT)
     found = contract_for(
@@ -147,7 +151,7 @@ def _image_of(manifest: Manifest, record: Record) -> tuple[str, ...]:
     return (manifest.absolute(record.scene.image),)
 
 
-def _scene_points(section: SceneContractSection, config: PimaeConfig) -> PointsContract:
+def _scene_points(section: SceneContractSection, config: SceneConfig) -> PointsContract:
     kept, fewest = section.num_points or config.num_points, max(config.num_groups, config.group_size)
     if kept > section.drawn_points:
         raise RecipeError(
@@ -164,7 +168,7 @@ def _scene_points(section: SceneContractSection, config: PimaeConfig) -> PointsC
     return PointsContract(drawn=section.drawn_points, kept=kept, fewest=fewest)
 
 
-def _check_scene_fit(contract: PreprocessingContract, kinds: Set[str], config: PimaeConfig, name: str) -> None:
+def _check_scene_fit(contract: PreprocessingContract, kinds: Set[str], config: SceneConfig, name: str) -> None:
     scene = scene_part(contract)
     for part, there, words in (
         (scene.image, kinds & {"scene", "image"}, "images"),

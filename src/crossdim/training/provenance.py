@@ -20,11 +20,12 @@ from crossdim.datasets.manifest import Manifest, source_of
 from crossdim.errors import RecipeError
 from crossdim.outputs.files import write_atomic
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
+from crossdim.training.recipe_detect import DetectRecipe
 from crossdim.training.recipe_files import differences, load_recipe, recipe_text
 from crossdim.training.recipe_instruct import InstructRecipe
 from crossdim.training.recipe_pimae import PimaeRecipe
 
-AnyRecipe = PretrainRecipe | FinetuneRecipe | InstructRecipe | PimaeRecipe
+AnyRecipe = PretrainRecipe | FinetuneRecipe | InstructRecipe | PimaeRecipe | DetectRecipe
 
 PACKAGES = ("crossdim", "torch", "transformers", "accelerate", "peft", "numpy", "nibabel", "pydicom")
 FREE_TO_CHANGE = ("hardware.workers", "hardware.cache_gib", "logging.report_to", "logging.keep_checkpoints")

@@ -16,10 +16,11 @@ from pydantic_core import ErrorDetails
 
 from crossdim.errors import RecipeError, nearest
 from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
+from crossdim.training.recipe_detect import DetectRecipe
 from crossdim.training.recipe_instruct import InstructRecipe
 from crossdim.training.recipe_pimae import PimaeRecipe
 
-Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe, InstructRecipe, PimaeRecipe)
+Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe, InstructRecipe, PimaeRecipe, DetectRecipe)
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,7 +55,8 @@ def load_recipe(source: str | Path | None, kind: type[Recipe], overrides: Sequen
 
     Args:
         source: A YAML file, the name of a shipped recipe, or None for the defaults.
-        kind: :class:`PretrainRecipe`, :class:`PimaeRecipe`, :class:`FinetuneRecipe` or :class:`InstructRecipe`.
+        kind: :class:`PretrainRecipe`, :class:`PimaeRecipe`, :class:`FinetuneRecipe`, :class:`DetectRecipe` or
+            :class:`InstructRecipe`.
         overrides: ``section.key=value`` each, the value in YAML; applied in order on top of the file.
 
     Raises:

@@ -1,8 +1,11 @@
 """The page that a finished run leaves: ``report.html``."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from crossdim.metrics.classification import ClassificationReport
+from crossdim.metrics.detection3d import DetectionReport
+from crossdim.outputs.detection_report import detection_headline, detection_sections
 from crossdim.outputs.document import Document, Picture, save_document
 from crossdim.outputs.report import (
     evaluation_sections,
@@ -78,3 +81,25 @@ def report_finetuning(
             summary += f" On the validation split, which chose the checkpoint: {headline(reports['val'])}"
         sections = [*evaluation_sections(reports[name], others, {}), *curves, provenance_section(provenance)]
     save_document(Document(f"Fine-tuning for {task}", summary, tuple(sections), data), folder.path / "report.html")
+
+
+def report_detection(folder: RunFolder, reports: dict[str, DetectionReport], pictures: Sequence[Picture]) -> None:
+    """Write the page of a detector's training: the test split's results (the validation split's where there is none).
+
+    Args:
+        folder: The run.
+        reports: By split.
+        pictures: Scenes with what was found in them.
+    """
+    name = next((split for split in ("test", "val") if split in reports), None)
+    curves, provenance = pretraining_sections(folder.read_log()), provenance_of(folder)
+    data = {split: report.to_dict() for split, report in reports.items()} | {"provenance": provenance}
+    summary, sections = "There is neither a validation nor a test split, so nothing was measured.", list(curves)
+    if name is not None:
+        summary = f"On the {name} split: {detection_headline(reports[name])}"
+        if name == "test" and "val" in reports:
+            summary += f" On the validation split, which chose the checkpoint: {detection_headline(reports['val'])}"
+        others = {"detector on the validation split": reports["val"]} if name == "test" and "val" in reports else {}
+        sections = [*detection_sections(reports[name], others, pictures), *curves]
+    sections.append(provenance_section(provenance))
+    save_document(Document("Detection of boxes", summary, tuple(sections), data), folder.path / "report.html")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -79,6 +79,8 @@ class PreparedScene:
             frame; None where points, image or camera are missing.
         frame_size: (height, width) of the frame that the projection is about, in pixels.
         notes: What was done that a user may want to know.
+        boxes: ``(boxes, 7)``, float64: centre, full size and yaw of what is labelled; None where nothing is asked.
+        classes: ``(boxes,)``, number of the class of each; None where nothing is asked.
     """
 
     points: Float[Tensor, "points 3"] | None
@@ -86,6 +88,8 @@ class PreparedScene:
     projection: Float[Tensor, "3 4"] | None = None
     frame_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    boxes: Float[Tensor, "boxes 7"] | None = None
+    classes: Int[Tensor, " boxes"] | None = None
 
     @property
     def nbytes(self) -> int:
