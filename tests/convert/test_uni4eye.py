@@ -433,7 +433,7 @@ def test_weights_of_other_sizes_are_refused():
     [
         ("uni4eye/duall", "is unknown. Did you mean 'uni4eye/dual'"),
         ("uni4eye/pp", "cannot be converted yet. Available now: uni4eye/dual"),
-        ("pimae/detector", "cannot be converted yet"),
+        ("uni4eye/entropy", "cannot be converted yet"),
     ],
 )
 def test_a_system_that_cannot_be_converted_says_which_can(system, reason):
