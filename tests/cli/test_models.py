@@ -150,6 +150,17 @@ def test_a_checkpoint_is_converted_and_every_key_accounted_for(crossdim, tmp_pat
     assert "exists already" in again.stderr
 
 
+def test_a_detector_of_the_authors_is_converted(crossdim, tmp_path):
+    from tests.convert.test_detr3d import SMALL, save, weights_of
+
+    path = save(tmp_path, weights_of(SMALL), SMALL)
+    told = crossdim("convert", "3detr", path, tmp_path / "told")
+    assert told.exit_code == 0, told.stderr
+    assert "Detr3dForObjectDetection" in told.stdout
+    printed = crossdim("convert", "3detr", path, tmp_path / "printed", "--heads", "2", "--json")
+    assert "enc_nhead 2" in json.loads(printed.stdout)["notes"][0]
+
+
 def test_a_3d_encoder_of_m3d_is_converted_and_the_report_printed(crossdim, tmp_path):
     from tests.convert.test_med2e3 import released_vit
 
