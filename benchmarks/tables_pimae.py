@@ -29,8 +29,8 @@ python -m benchmarks.pimae --data "$CROSSDIM_DATA" && python -m benchmarks.table
 240 synthetic rooms (rendered depth with sensor noise and self-occlusion) and the 45 scenes of the Object Segmentation
 Database, split by scene: {training} to train on, {test} to measure on. The tiny preset, {steps} steps of {batch}
 scenes; {seconds:.0f} s a run on average, one thread, on a machine that was doing other things. `complement` shows the
-patches that hidden groups of points fall into (the paper's), `uniform` hides them too, `independent` draws both masks apart
-(what the released code does). `--held-out MANIFEST` evaluates on other scenes.
+patches that hidden groups of points fall into (the paper's), `uniform` hides them too, `independent` draws both masks
+apart (what the released code does). `--held-out MANIFEST` evaluates on other scenes.
 
 Losses of the hidden parts of test scenes, every arm under every masking, mean over scenes and seeds (± standard
 deviation between seeds). `untrained` is the same model with random weights; `constant` looks at nothing (points: the
