@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crossdim.inference import Answerer, Predictor, load
+    from crossdim.inference import Answerer, Detector, Predictor, load
 
 __version__ = "0.1.0"
-__all__ = ["Answerer", "Predictor", "__version__", "load"]
+__all__ = ["Answerer", "Detector", "Predictor", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Answerer", "Predictor", "load"):
+    if name in ("Answerer", "Detector", "Predictor", "load"):
         from crossdim import inference
 
         return getattr(inference, name)

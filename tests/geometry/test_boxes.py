@@ -21,9 +21,11 @@ from crossdim.geometry.boxes import (
     intersection_volume,
     iou_3d,
     nms,
+    poses_in_camera,
     volumes,
 )
-from crossdim.samples import Boxes3D
+from crossdim.geometry.camera import LEVEL
+from crossdim.samples import Boxes3D, Camera
 from tests.conftest import ROOT
 
 UNIT = np.array([0.0, 0, 0, 1, 1, 1, 0])
@@ -400,3 +402,20 @@ def test_votenet_s_boxes_contain_exactly_the_points_that_vote_for_them(crossdim_
     inside = contains(points, boxes)
     assert (inside.sum(axis=1) > 200).all()
     np.testing.assert_array_equal(inside.any(axis=0), votes)
+
+
+def test_a_pose_in_the_camera_maps_a_boxs_own_corners_to_where_the_camera_has_the_scenes():
+    turn = np.array([[0.8, 0.0, 0.6], [0.0, 1.0, 0.0], [-0.6, 0.0, 0.8]])
+    place = np.eye(4)
+    place[:3, :3], place[:3, 3] = LEVEL[:3, :3] @ turn, (0.1, -0.2, 0.3)
+    camera = Camera(np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]]), (48, 64), place)
+    rng = np.random.default_rng(0)
+    boxes = Boxes3D(rng.normal(size=(5, 3)), rng.uniform(0.2, 2, (5, 3)), rng.uniform(-3, 3, 5), ("a",) * 5)
+    inside_scene = corners(boxes.centers_m, boxes.sizes_m, boxes.yaws_rad)
+    expected = inside_scene @ place[:3, :3].T + place[:3, 3]
+    own = corners(np.zeros((5, 3)), boxes.sizes_m, np.zeros(5))
+    poses = poses_in_camera(boxes, camera)
+    found = np.einsum("bij,bkj->bki", poses[:, :3, :3], own) + poses[:, None, :3, 3]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(poses[:, :3, :3]), 1)
+    assert poses_in_camera(Boxes3D(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), ()), camera).shape == (0, 4, 4)

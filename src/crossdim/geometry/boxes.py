@@ -22,7 +22,7 @@ from array_api_compat import array_namespace
 from jaxtyping import Bool, Float, Int
 
 from crossdim.errors import GeometryError
-from crossdim.samples import Boxes3D
+from crossdim.samples import Boxes3D, Camera
 
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 """Which of the ``corners`` the twelve edges of a box join."""
@@ -38,6 +38,22 @@ def as_array(boxes: Boxes3D) -> Float[np.ndarray, "boxes 7"]:
         boxes: Of a scene.
     """
     return np.concatenate([boxes.centers_m, boxes.sizes_m, boxes.yaws_rad[:, None]], axis=1)
+
+
+def poses_in_camera(boxes: Boxes3D, camera: Camera) -> Float[np.ndarray, "boxes 4 4"]:
+    """Return where boxes are seen from a camera, and how they are turned there: from a box's own axes to the camera's.
+
+    Sizes stay what they are. A level camera sees boxes turned about its y axis alone; a tilted one, as they say.
+
+    Args:
+        boxes: Of a scene.
+        camera: Of the same scene.
+    """
+    poses = np.tile(np.eye(4), (len(boxes), 1, 1))
+    cosine, sine = np.cos(boxes.yaws_rad), np.sin(boxes.yaws_rad)
+    poses[:, :2, :2] = np.stack([np.stack([cosine, -sine], axis=-1), np.stack([sine, cosine], axis=-1)], axis=-2)
+    poses[:, :3, 3] = boxes.centers_m
+    return camera.camera_from_scene @ poses
 
 
 def check_boxes(boxes: Float[Any, "*batch 7"]) -> None:

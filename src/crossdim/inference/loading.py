@@ -8,10 +8,12 @@ import torch
 
 from crossdim.errors import ContractError, ReadError
 from crossdim.inference.answerer import Answerer
+from crossdim.inference.detector import Detector
 from crossdim.inference.feature_cache import FeatureCache
 from crossdim.inference.predictor import Predictor, Source
 from crossdim.inference.scene_embedder import SceneEmbedder
 from crossdim.models import auto  # noqa: F401  (towers are built through the Auto classes)
+from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.models.med2e3 import Med2E3ForConditionalGeneration
 from crossdim.models.pimae import PimaeForImageClassification, PimaeModel
 from crossdim.models.pimae_config import PimaeConfig
@@ -31,9 +33,12 @@ ANSWERS = "med2e3"
 SCENES = "pimae"
 """Type of the models that look at scenes."""
 
+BOXES = "detr3d"
+"""Type of the models that find boxes in scenes."""
 
-def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | Answerer | SceneEmbedder:
-    """Load a fine-tuned classifier, a pre-trained encoder, a model that answers questions, or a converted checkpoint.
+
+def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | Answerer | SceneEmbedder | Detector:
+    """Load a classifier, a detector, a pre-trained encoder, a model that answers questions, or a converted checkpoint.
 
     Args:
         run_or_checkpoint: A run folder, one of its checkpoints, or a converted folder: what holds ``config.json``,
@@ -41,14 +46,18 @@ def load(run_or_checkpoint: Source, device: str | None = None) -> Predictor | An
         device: ``cuda``, ``cpu``, ...; a GPU if there is one when left out. On a GPU it runs in bf16.
 
     Returns:
-        An ``Answerer`` for Med-2E3, a ``SceneEmbedder`` for pre-trained PiMAE, a ``Predictor`` for the others.
+        An ``Answerer`` for Med-2E3, a ``Detector`` for 3DETR, a ``SceneEmbedder`` for pre-trained PiMAE, a
+        ``Predictor`` for the others.
 
     Raises:
         ReadError: The folder does not exist or holds no model.
         ContractError: The device cannot be used.
     """
-    if model_type(model_folder(Path(run_or_checkpoint))) == ANSWERS:
+    found = model_type(model_folder(Path(run_or_checkpoint)))
+    if found == ANSWERS:
         return load_answerer(run_or_checkpoint, device)
+    if found == BOXES:
+        return load_detector(run_or_checkpoint, device)
     return load_encoder(run_or_checkpoint, device)
 
 
@@ -61,7 +70,7 @@ def load_encoder(run_or_checkpoint: Source, device: str | None = None) -> Predic
 
     Raises:
         ReadError: The folder does not exist or holds no model.
-        ContractError: It holds a model that answers questions, or the device cannot be used.
+        ContractError: It holds a model that answers questions or finds boxes, or the device cannot be used.
     """
     folder = model_folder(Path(run_or_checkpoint))
     if model_type(folder) == SCENES and not _classifies_images_of_scenes(folder):
@@ -91,6 +100,31 @@ def load_scene_embedder(run_or_checkpoint: Source, device: str | None = None) ->
     return SceneEmbedder(model, PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
 
 
+def load_detector(run_or_checkpoint: Source, device: str | None = None) -> Detector:
+    """Load a detector of boxes in scenes.
+
+    Args:
+        run_or_checkpoint: As for :func:`load`.
+        device: As for :func:`load`.
+
+    Raises:
+        ReadError: The folder does not exist or holds no model.
+        ContractError: It holds another kind of model, or the device cannot be used.
+    """
+    folder = model_folder(Path(run_or_checkpoint))
+    found = model_type(folder)
+    if found != BOXES:
+        raise ContractError(
+            run_or_checkpoint,
+            f"is a model of type '{found}', which finds no boxes",
+            "Give a run of crossdim finetune detect, or a converted 3DETR",
+        )
+    with quiet_transformers():
+        model = Detr3dForObjectDetection.from_pretrained(folder)
+    _place(model, device)
+    return Detector(model, PreprocessingContract.from_pretrained(folder), str(run_or_checkpoint))
+
+
 def _classifies_images_of_scenes(folder: Path) -> bool:
     names = PimaeConfig.from_pretrained(folder).architectures or []
     return PimaeForImageClassification.__name__ in names
@@ -113,10 +147,11 @@ def load_answerer(
     folder = model_folder(Path(run_or_checkpoint))
     found = model_type(folder)
     if found != ANSWERS:
+        does, use = ("finds boxes", "detect") if found == BOXES else ("classifies or embeds", "predict or embed")
         raise ContractError(
             run_or_checkpoint,
-            f"is a model of type '{found}', which classifies or embeds, and does not answer questions",
-            "Use it with crossdim predict or embed, or give a model trained by crossdim instruct",
+            f"is a model of type '{found}', which {does}, and does not answer questions",
+            f"Use it with crossdim {use}, or give a model trained by crossdim instruct",
         )
     with quiet_transformers():
         model = Med2E3ForConditionalGeneration.from_pretrained(folder)
@@ -135,8 +170,8 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
 
     Raises:
         ReadError: The folder does not exist or holds no model.
-        ContractError: It holds a model that answers questions or a pre-trained one of scenes, or the device cannot be
-            used.
+        ContractError: It holds a model that answers questions, finds boxes or was pre-trained on scenes, or the device
+            cannot be used.
     """
     folder = model_folder(Path(run_or_checkpoint))
     if model_type(folder) == ANSWERS:
@@ -144,6 +179,12 @@ def load_predictor(run_or_checkpoint: Source, device: str | None = None) -> Pred
             run_or_checkpoint,
             "answers questions, and is neither a classifier nor an encoder",
             "Use it with crossdim ask, or give a model of pretrain or finetune",
+        )
+    if model_type(folder) == BOXES:
+        raise ContractError(
+            run_or_checkpoint,
+            "finds boxes in scenes, and is neither a classifier nor an encoder",
+            "Use it with crossdim detect, or give a model of pretrain or finetune",
         )
     if model_type(folder) == SCENES:
         if not _classifies_images_of_scenes(folder):
