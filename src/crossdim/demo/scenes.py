@@ -98,14 +98,12 @@ class Filled:
             return "within noise"
         return "better" if self.gain.high < 0 else "worse"
 
-    def lines(self) -> list[str]:
-        """Return the numbers as lines of the story."""
-        found = [f"     {who:<24} {interval_text(error)}" for who, error in self.errors.items()]
-        return [
-            f"   {WHAT[self.what][0]}:",
-            *found,
-            f"     model minus the best other one: {interval_text(self.gain)}: {self.verdict}",
-        ]
+    def line(self) -> str:
+        """Return the numbers as a line of the story."""
+        model, *others = self.errors.items()
+        beside = ", ".join(f"{who} {error.value:.3f}" for who, error in others)
+        gain = f"minus the best of these {interval_text(self.gain)}: {self.verdict}"
+        return f"   {WHAT[self.what][0]}: {model[0]} {interval_text(model[1])} beside {beside}; {gain}"
 
 
 def tell(folder: Path, say: Say, *, silent: bool = False) -> Section:
@@ -123,8 +121,7 @@ def tell(folder: Path, say: Say, *, silent: bool = False) -> Section:
     say(f"   One model of both learned from {count['train']} of them. What it fills in of the other {count['test']}:")
     filled = measure(run, manifest)
     for each in filled:
-        for line in each.lines():
-            say(line)
+        say(each.line())
     return section(run, manifest, filled)
 
 
