@@ -81,7 +81,10 @@ def test_an_empty_folder_is_refused(crossdim, tmp_path):
 def test_a_picture_of_a_folder_is_refused(crossdim, clinic):
     result = crossdim("inspect", clinic, "--save", "preview.png")
     assert result.exit_code == 2
-    assert f"--save: makes a picture of one file, and {clinic} holds 3. Name one file." in result.stderr
+    assert (
+        f"--save: makes a picture of one file, and {clinic} holds 3. Name one, such as '{clinic / 'cut.nii'}'."
+        in result.stderr
+    )
 
 
 def test_inspect_never_loads_torch(clinic):
@@ -184,6 +187,35 @@ def test_a_folder_of_frames_lists_them(crossdim, tmp_path, monkeypatch):
     assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith(" #")] == ["#0001", "#0002"]
     assert "2 scenes read" in result.stdout
     assert facts_of(crossdim("inspect", f"{folder}#0002"))["points"] == "1175"
+
+
+def test_a_manifest_gives_a_table_and_a_record_of_it_a_picture_with_its_boxes(crossdim, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("a", "b"):
+        write_scene(tmp_path / "rooms" / name, boxes=BOXES)
+    manifest = tmp_path / "rooms.jsonl"
+    crossdim("prepare", "scenes", tmp_path / "rooms", "--fractions", "1", "0", "0", "--out", manifest)
+    result = crossdim("inspect", manifest)
+    assert result.exit_code == 0, result.stderr
+    assert "2 scenes read, 0 with problems; 0 not readable" in result.stdout
+    assert result.stdout.count("40 points") == result.stdout.count("1 box") == 2
+    result = crossdim("inspect", f"{manifest}#b", "--save", tmp_path / "b.png")
+    assert result.exit_code == 0, result.stderr
+    assert (facts_of(result)["path"], facts_of(result)["boxes"]) == (f"{manifest}#b", "1: 1 chair")
+    assert (tmp_path / "b.png").stat().st_size > 1000
+    result = crossdim("inspect", manifest, "--save", tmp_path / "all.png")
+    assert f"holds 2. Name one, such as '{manifest}#a'." in result.stderr
+    result = crossdim("inspect", f"{manifest}#c")
+    assert result.exit_code == 2
+    assert "has no record 'c'" in result.stderr
+
+
+def test_a_manifest_of_images_gives_their_files(crossdim, clinic):
+    (clinic / "cut.nii").unlink()
+    crossdim("prepare", "folder", clinic, "--fractions", "1", "0", "0", "--out", clinic / "all.jsonl")
+    result = crossdim("inspect", clinic / "all.jsonl", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert {json.loads(line)["kind"] for line in result.stdout.splitlines()} == {"image", "volume"}
 
 
 def test_many_classes_of_boxes_are_counted(crossdim, tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from crossdim.errors import CrossdimError, ReadError, RecipeError
 if TYPE_CHECKING:
     from crossdim.readers import Inspection
     from crossdim.readers.inspection import SceneFacts
+    from crossdim.readers.scene_folder import OpenedScene
+    from crossdim.samples import Image, PointCloud, Scene, Volume
 
 CHOICES_SHOWN = 6
 
@@ -30,6 +32,7 @@ def register(app: typer.Typer) -> None:
             "crossdim inspect series/ --save preview.png",
             "crossdim inspect 'retinamnist.npz#train/12'",
             "crossdim inspect room/ --save room.png",
+            "crossdim inspect 'scenes.jsonl#000134' --save scene.png",
             "crossdim inspect scans/ --json > scans.jsonl",
             "crossdim inspect archive/ --no-intensities",
         )
@@ -38,7 +41,10 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     path: Annotated[
-        str, typer.Argument(help="A file, a DICOM series, a scene, or a folder of them; `#` selects inside one.")
+        str,
+        typer.Argument(
+            help="A file, a DICOM series, a scene, or a folder or manifest of them; `#` selects inside one."
+        ),
     ],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture of the one file.")] = None,
     intensities: Annotated[
@@ -49,25 +55,56 @@ def inspect(
     """Say what a file is: kind, shape, spacing, orientation, intensities, and what is wrong with it.
 
     Of points and scenes: how many, where, and how dense they are, what the camera sees of them, and the boxes.
-    A folder gives a table with a row for each file, scene or frame. The exit code is 2 if anything could not be read.
+    A folder or a manifest gives a table with a row for each file, scene or frame. The exit code is 2 if anything could
+    not be read.
     """
-    from crossdim import readers
-
-    sources = readers.find_readable(path) if Path(path).is_dir() else [path]
+    sources = _sources(path)
     if not sources:
         raise ReadError(path, "holds no file that crossdim can read", "Check the folder, or name one file")
     if len(sources) == 1:
         _inspect_one(sources[0], save, intensities, as_json)
     elif save:
-        raise RecipeError("--save", f"makes a picture of one file, and {path} holds {len(sources)}", "Name one file")
+        reason = f"makes a picture of one file, and {path} holds {len(sources)}"
+        raise RecipeError("--save", reason, f"Name one, such as '{_name(sources[0])}'")
     else:
         _inspect_all(path, sources, intensities, as_json)
 
 
-def _inspect_one(source: str, save: Path | None, intensities: bool, as_json: bool) -> None:
+def _sources(path: str) -> Sequence["str | OpenedScene"]:
+    from crossdim import readers
+    from crossdim.readers.selector import split_selector
+
+    if Path(path).is_dir():
+        return readers.find_readable(path)
+    if split_selector(path)[0].endswith(".jsonl"):
+        from crossdim.datasets.scenes import sources_of
+
+        return sources_of(path)
+    return [path]
+
+
+def _name(source: "str | OpenedScene") -> str:
+    return source if isinstance(source, str) else f"{source.path}#{source.sources.origin.select}"
+
+
+def _inspection(source: "str | OpenedScene", intensities: bool) -> "Inspection":
     from crossdim import readers
 
-    inspection = readers.inspect(source, intensity=intensities)
+    if isinstance(source, str):
+        return readers.inspect(source, intensity=intensities)
+    from crossdim.readers.scene_inspection import inspect_scene
+
+    return inspect_scene(source, intensity=intensities)
+
+
+def _read(source: "str | OpenedScene") -> "Image | Volume | PointCloud | Scene":
+    from crossdim import readers
+
+    return readers.read(source) if isinstance(source, str) else source.read()
+
+
+def _inspect_one(source: "str | OpenedScene", save: Path | None, intensities: bool, as_json: bool) -> None:
+    inspection = _inspection(source, intensities)
     if save:
         _save_picture(source, save)
     if as_json:
@@ -78,12 +115,11 @@ def _inspect_one(source: str, save: Path | None, intensities: bool, as_json: boo
         raise typer.Exit(2)
 
 
-def _save_picture(source: str, save: Path) -> None:
-    from crossdim import readers
+def _save_picture(source: "str | OpenedScene", save: Path) -> None:
     from crossdim.outputs.pictures import preview, save_figure
     from crossdim.samples import PointCloud, Scene
 
-    noun = readers.read(source)
+    noun = _read(source)
     if isinstance(noun, PointCloud | Scene):
         from crossdim.outputs.pictures.scenes import scene_picture
 
@@ -92,15 +128,13 @@ def _save_picture(source: str, save: Path) -> None:
         save_figure(preview(noun), save)
 
 
-def _inspect_all(folder: str, sources: list[str], intensities: bool, as_json: bool) -> None:
-    from crossdim import readers
-
+def _inspect_all(folder: str, sources: Sequence["str | OpenedScene"], intensities: bool, as_json: bool) -> None:
     inspections: list[Inspection] = []
     refused: list[CrossdimError] = []
     with bar(f"inspecting {folder}") as progress:
         for done, source in enumerate(sources, 1):
             try:
-                inspections.append(readers.inspect(source, intensity=intensities))
+                inspections.append(_inspection(source, intensities))
             except CrossdimError as error:
                 refused.append(error)
             progress(done, len(sources))

@@ -5,15 +5,17 @@ of scene folders, a folder of frames, or a single file of points or pixels.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from crossdim import readers
 from crossdim.datasets.manifest import Manifest, Record
 from crossdim.datasets.scene_folder import from_scene_folder
-from crossdim.datasets.scene_record import boxes_of, camera_of
+from crossdim.datasets.scene_record import SceneFiles, boxes_of, camera_of
 from crossdim.errors import ReadError, RecipeError, nearest
+from crossdim.readers.limits import Limits
 from crossdim.readers.scene import SceneSources, read_scene
+from crossdim.readers.scene_folder import OpenedScene
 from crossdim.readers.selector import split_selector
 from crossdim.samples import Image, Origin, PointCloud, Scene
 
@@ -38,21 +40,55 @@ def load_scene(manifest: Manifest, record: Record) -> Scene:
             reason = f"is of kind '{record.kind}' with {len(record.paths)} files, and a scene is needed"
             raise RecipeError(f"record '{record.id}'", reason, "Prepare the scenes with `crossdim prepare scenes`")
         return scene_of_file(manifest.absolute(record.paths[0]))
-    files = record.scene
+    return read_scene(_sources(manifest, record.scene, Origin(record.id)))
+
+
+def sources_of(path: str) -> list[str | OpenedScene]:
+    """Return what the records of a manifest are read from, for looking at it: scenes, and files of all else.
+
+    Args:
+        path: A manifest, or ``manifest.jsonl#id``.
+
+    Raises:
+        ReadError: If there is no such file.
+        RecipeError: If the manifest is not what it should be, or has no such record.
+    """
+    source, _ = split_selector(path)
+    sources: list[str | OpenedScene] = []
+    manifest, records = _chosen(path)
+    for record in records:
+        if record.scene is None:
+            sources += [manifest.absolute(file) for file in record.paths]
+        else:
+            parts = _sources(manifest, record.scene, Origin(source, record.id))
+            sources.append(OpenedScene(parts, (), (), "", Limits()))
+    return sources
+
+
+def _chosen(path: str) -> tuple[Manifest, Sequence[Record]]:
+    """Return a manifest, and all of its records or the one that is named behind ``#``."""
+    source, selector = split_selector(path)
+    manifest = Manifest.load(source)
+    chosen = [record for record in manifest.records if selector in (None, record.id)]
+    if selector is not None and not chosen:
+        remedy = nearest(selector, (record.id for record in manifest.records))
+        raise RecipeError(source, f"has no record '{selector}'", remedy)
+    return manifest, chosen
+
+
+def _sources(manifest: Manifest, files: SceneFiles, origin: Origin) -> SceneSources:
     points, image, depth = (
         manifest.absolute(path) if path is not None else None for path in (files.points, files.image, files.depth)
     )
-    return read_scene(
-        SceneSources(
-            Origin(record.id),
-            points=points,
-            depth=depth,
-            image=image,
-            camera=camera_of(files.camera) if files.camera is not None else None,
-            boxes=boxes_of(files.boxes) if files.boxes is not None else None,
-            depth_unit_m=files.depth_unit_m,
-            depth_encoding=files.depth_encoding,
-        )
+    return SceneSources(
+        origin,
+        points=points,
+        depth=depth,
+        image=image,
+        camera=camera_of(files.camera) if files.camera is not None else None,
+        boxes=boxes_of(files.boxes) if files.boxes is not None else None,
+        depth_unit_m=files.depth_unit_m,
+        depth_encoding=files.depth_encoding,
     )
 
 
@@ -93,11 +129,7 @@ def find_scenes(path: str | os.PathLike[str]) -> list[FoundScene]:
             raise ReadError(first.path, first.reason, "Mend or remove it, or prepare a manifest, which leaves it out")
         return [(record.id, partial(load_scene, manifest, record)) for record in manifest.records]
     if source.endswith((".jsonl", ".json")):
-        manifest = Manifest.load(source)
-        chosen = [record for record in manifest.records if selector in (None, record.id)]
-        if selector is not None and not chosen:
-            remedy = nearest(selector, (record.id for record in manifest.records))
-            raise RecipeError(source, f"has no record '{selector}'", remedy)
+        manifest, chosen = _chosen(os.fspath(path))
         return [(record.id, partial(load_scene, manifest, record)) for record in chosen]
     scene_or_file = os.path.basename(os.path.normpath(path))
     return [(scene_or_file, partial(scene_of_file, os.fspath(path)))]
