@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossdim import __version__
-from crossdim.cli import asking, conversion, evaluation, inspection, preparation, system, training, use
+from crossdim.cli import asking, conversion, detection, evaluation, inspection, preparation, system, training, use
 from crossdim.cli.console import complain, examples
 from crossdim.errors import CrossdimError
 
@@ -73,6 +73,7 @@ preparation.register(app)
 training.register(app)
 evaluation.register(app)
 use.register(app)
+detection.register(app)
 asking.register(app)
 conversion.register(app)
 system.register(app)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crossdim.cli.console import DEMO_FOLDER, Device, Json, complain, examples, print_json
+from crossdim.cli.console import DEMO_FOLDER, Device, Json, complain, examples, print_json, provenance
 from crossdim.errors import CrossdimError, ReadError, RecipeError
 
 if TYPE_CHECKING:
@@ -231,27 +230,14 @@ class _Session:
 
         seen = [self.answerer.look(source) for source in self.sources]
         figures = slice_figures(answer, seen)
-        provenance = _provenance(self.answerer)
+        known = provenance(self.answerer.name, self.answerer.processor.contract.source)
         for number, figure in enumerate(figures, 1):
             save_figure(figure, folder / (f"slices-{number}.png" if len(figures) > 1 else "slices.png"))
-        save_document(answer_page(answer, seen, figures, provenance), folder / "answer.html")
-        write_atomic(folder / "answer.json", json.dumps(answer_data(answer, provenance), indent=2) + "\n")
+        save_document(answer_page(answer, seen, figures, known), folder / "answer.html")
+        write_atomic(folder / "answer.json", json.dumps(answer_data(answer, known), indent=2) + "\n")
         if not self.as_json:
             typer.echo(f"written: {folder / 'answer.html'}")
 
 
 def _print_piece(text: str) -> None:
     typer.echo(text, nl=False)
-
-
-def _provenance(answerer: "Answerer") -> dict[str, str]:
-    """Return what it takes to repeat the answer."""
-    from crossdim.training.provenance import git_commit, versions
-
-    return {
-        "model": answerer.name,
-        "contract": answerer.processor.contract.source,
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "commit": git_commit() or "an installed copy",
-        "command": shlex.join(["crossdim", *sys.argv[1:]]),
-    }

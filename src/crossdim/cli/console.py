@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from crossdim.inference import Predictor, SceneEmbedder
+    from crossdim.inference import Detector, Predictor, SceneEmbedder
 
 DEMO_FOLDER = Path("crossdim-demo")
 """Where `crossdim demo` writes, and where `crossdim ask` finds the demo's model."""
@@ -100,6 +102,24 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: display.update(task, completed=done, total=total)
 
 
+def provenance(model: str, contract: str) -> dict[str, str]:
+    """Return what it takes to repeat a command's result.
+
+    Args:
+        model: What was loaded.
+        contract: Where its preprocessing comes from.
+    """
+    from crossdim.training.provenance import git_commit, versions
+
+    return {
+        "model": model,
+        "contract": contract,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "commit": git_commit() or "an installed copy",
+        "command": shlex.join(["crossdim", *sys.argv[1:]]),
+    }
+
+
 def load_model(run: Path, device: str | None) -> "Predictor":
     """Load a trained model without the progress bars of the libraries below.
 
@@ -128,3 +148,18 @@ def load_encoder(run: Path, device: str | None) -> "Predictor | SceneEmbedder":
 
     logging.disable_progress_bar()
     return inference.load_encoder(run, device)
+
+
+def load_detector(run: Path, device: str | None) -> "Detector":
+    """Load a detector of boxes, without the progress bars of the libraries below.
+
+    Args:
+        run: A run, one of its checkpoints, or a converted model.
+        device: Where it runs; a GPU if there is one when None.
+    """
+    from transformers.utils import logging
+
+    from crossdim import inference
+
+    logging.disable_progress_bar()
+    return inference.load_detector(run, device)

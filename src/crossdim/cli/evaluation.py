@@ -101,11 +101,11 @@ def evaluate(
 def _load(model: Path, device: str | None) -> "Predictor | Answerer":
     from transformers.utils import logging
 
-    from crossdim.inference import SceneEmbedder, load, load_predictor
+    from crossdim.inference import Detector, SceneEmbedder, load, load_predictor
 
     logging.disable_progress_bar()
     loaded = load(model, device)
-    return load_predictor(model, device) if isinstance(loaded, SceneEmbedder) else loaded
+    return load_predictor(model, device) if isinstance(loaded, SceneEmbedder | Detector) else loaded
 
 
 def _evaluate_classes(

@@ -50,13 +50,13 @@ def predict(model: Model, paths: Paths, device: Device = None, as_json: Json = F
     A file that cannot be used is named on stderr, the others go on, and the exit code is 2.
     """
     predictor = load_model(model, device)
-    answers, refused = _each(_sources(paths), predictor.predict, "predicting")
+    answers, refused = ask_each(_sources(paths), predictor.predict, "predicting")
     if as_json:
         for prediction in answers.values():
             print_json(prediction)
     else:
         _show(list(answers.values()))
-    _report(refused)
+    report_refused(refused)
 
 
 def embed(
@@ -86,7 +86,7 @@ def embed(
     if isinstance(encoder, SceneEmbedder):
         answers, refused = _embed_scenes(encoder, paths)
     else:
-        answers, refused = _each(_sources(paths), encoder.embed, "embedding")
+        answers, refused = ask_each(_sources(paths), encoder.embed, "embedding")
     if answers:
         features = np.stack(list(answers.values()))
         content = BytesIO()
@@ -96,13 +96,23 @@ def embed(
             print_json({"path": str(out), "files": len(features), "dim": features.shape[1]})
         else:
             typer.echo(f"{out}: features {features.shape[0]} x {features.shape[1]}")
-    _report(refused)
+    report_refused(refused)
 
 
 def _embed_scenes(
     encoder: "SceneEmbedder", paths: list[str]
 ) -> "tuple[dict[str, NDArray[np.float32]], list[CrossdimError]]":
-    """Embed every scene at every path, by ``path#name`` where a path holds several."""
+    loads, broken = scenes_at(paths)
+    answers, refused = ask_each(list(loads), lambda name: encoder.feature(loads[name]()), "embedding")
+    return answers, [*broken, *refused]
+
+
+def scenes_at(paths: Iterable[str]) -> "tuple[dict[str, Callable[[], Scene]], list[CrossdimError]]":
+    """Return what reads every scene at every path, by ``path#name`` where a path holds several, and what went wrong.
+
+    Args:
+        paths: As ``find_scenes`` takes them.
+    """
     from crossdim.datasets.scenes import find_scenes
 
     loads: dict[str, Callable[[], Scene]] = {}
@@ -114,8 +124,7 @@ def _embed_scenes(
             broken.append(error)
             continue
         loads |= {path if len(found) == 1 else f"{path}#{name}": load for name, load in found}
-    answers, refused = _each(list(loads), lambda name: encoder.feature(loads[name]()), "embedding")
-    return answers, [*broken, *refused]
+    return loads, broken
 
 
 def _sources(paths: Iterable[str]) -> list[str]:
@@ -131,8 +140,16 @@ def _sources(paths: Iterable[str]) -> list[str]:
     return sources
 
 
-def _each(sources: list[str], ask: Callable[[str], Answer], what: str) -> tuple[dict[str, Answer], list[CrossdimError]]:
-    """Ask about every file by itself, so that one bad file does not spoil the rest."""
+def ask_each(
+    sources: list[str], ask: Callable[[str], Answer], what: str
+) -> tuple[dict[str, Answer], list[CrossdimError]]:
+    """Ask about every file by itself, so that one bad file does not spoil the rest.
+
+    Args:
+        sources: What to ask about.
+        ask: Answers, or raises.
+        what: What is done, as the bar's label.
+    """
     answers: dict[str, Answer] = {}
     refused: list[CrossdimError] = []
     with bar(what) as progress:
@@ -145,7 +162,12 @@ def _each(sources: list[str], ask: Callable[[str], Answer], what: str) -> tuple[
     return answers, refused
 
 
-def _report(refused: list[CrossdimError]) -> None:
+def report_refused(refused: list[CrossdimError]) -> None:
+    """Name on stderr what could not be used, and end with exit code 2 if there is any.
+
+    Args:
+        refused: What went wrong.
+    """
     for error in refused:
         complain(error)
     if refused:

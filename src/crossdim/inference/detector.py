@@ -23,9 +23,6 @@ from crossdim.transforms.augment import generator_for
 from crossdim.transforms.contract import PreprocessingContract
 from crossdim.transforms.scenes import draw_points
 
-PROTOCOL = Protocol(emission="best_class")
-"""Which boxes count: as in evaluation, but each for its most probable class only."""
-
 
 class Detector:
     """A trained detector and the preprocessing it was trained with.
@@ -53,7 +50,7 @@ class Detector:
 
     @overload  # a str is a sequence of str too; the first signature is meant for it
     def detect(  # type: ignore[overload-overlap]
-        self, path: Source, threshold: float = 0.5, *, protocol: Protocol = PROTOCOL, progress: Progress | None = None
+        self, path: Source, threshold: float = 0.5, *, oriented: bool = False, progress: Progress | None = None
     ) -> Scene: ...
     @overload
     def detect(
@@ -61,7 +58,7 @@ class Detector:
         path: Sequence[Source],
         threshold: float = 0.5,
         *,
-        protocol: Protocol = PROTOCOL,
+        oriented: bool = False,
         progress: Progress | None = None,
     ) -> list[Scene]: ...
     def detect(
@@ -69,7 +66,7 @@ class Detector:
         path: Source | Sequence[Source],
         threshold: float = 0.5,
         *,
-        protocol: Protocol = PROTOCOL,
+        oriented: bool = False,
         progress: Progress | None = None,
     ) -> Scene | list[Scene]:
         """Return a scene with the boxes found in it, or all scenes of a list.
@@ -78,7 +75,8 @@ class Detector:
             path: A scene folder, a file of points, ``manifest.jsonl#id``; or a list of these, of folders with several
                 scenes and of manifests.
             threshold: Least score of a box, 0 to 1.
-            protocol: Which boxes count.
+            oriented: Whether boxes suppress one another by how they overlap as they are turned; otherwise by how the
+                upright boxes around them do, as in evaluation.
             progress: Called with (done, all) after each scene.
 
         Raises:
@@ -96,24 +94,27 @@ class Detector:
         scenes = []
         for _, load in found:
             scene = load()
-            scenes.append(replace(scene, boxes=self.boxes(scene, threshold, protocol)))
+            scenes.append(replace(scene, boxes=self.boxes(scene, threshold, oriented=oriented)))
             if progress is not None:
                 progress(len(scenes), len(found))
         return scenes[0] if alone else scenes
 
-    def boxes(self, scene: Scene, threshold: float = 0.5, protocol: Protocol = PROTOCOL) -> Boxes3D:
+    def boxes(self, scene: Scene, threshold: float = 0.5, *, oriented: bool = False) -> Boxes3D:
         """Return the boxes found in a scene, in its own frame, the most certain first.
 
         Args:
             scene: As read; it needs points. Image and camera may be missing; labelled boxes are not looked at.
             threshold: Least score of a box, 0 to 1.
-            protocol: Which boxes count.
+            oriented: Whether boxes suppress one another by how they overlap as they are turned; otherwise by how the
+                upright boxes around them do, as in evaluation.
 
         Raises:
             ContractError: It does not fit the detector's preprocessing, or the threshold is no score.
         """
         if not 0 <= threshold <= 1:
             raise ContractError(f"threshold {threshold:g}", "is no score", "Give a number from 0 to 1")
+        # As in evaluation, but a box counts for its most probable class alone.
+        protocol = Protocol(oriented=oriented, emission="best_class")
         found = detections(*self.look(scene), protocol)
         order = np.argsort(-found.scores, kind="stable")
         order = order[found.scores[order] >= threshold]

@@ -48,7 +48,7 @@ _SHOWN_AT = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "unit": (0.0, 1.0)
 _NO_BOXES = Boxes3D(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), ())
 
 
-def scene_picture(scene: Scene | PointCloud) -> Figure:
+def scene_picture(scene: Scene | PointCloud, labelled: Boxes3D | None = None) -> Figure:
     """Draw a scene: the picture with boxes laid over it, the points from above with the camera, and obliquely.
 
     What is not there is left out: a cloud without a picture has its two views, a picture without points stands alone.
@@ -56,20 +56,22 @@ def scene_picture(scene: Scene | PointCloud) -> Figure:
 
     Args:
         scene: What a reader returned.
+        labelled: Boxes to compare with, which are drawn dashed below the scene's own.
     """
     if isinstance(scene, PointCloud):
         scene = Scene(scene.origin, points=scene)
     boxes = _NO_BOXES if scene.boxes is None else scene.boxes
+    others = _NO_BOXES if labelled is None else labelled
     figure, panels = _frame(scene, boxes)
     head(figure, _title(scene))
     if "image" in panels and scene.image is not None:
         _draw_image(panels["image"], scene.image)
-        _draw_boxes_in_image(panels["image"], scene, boxes)
+        _draw_boxes_in_image(panels["image"], scene.camera, boxes, others)
     if "above" in panels:
-        _draw_space(panels["above"], scene, boxes, ABOVE)
+        _draw_space(panels["above"], scene, boxes, others, ABOVE)
         chart_axes(panels["above"], "x (m)", "y (m)")
         panels["above"].set_title("from above", size=TEXT, color=QUIET)
-        _draw_space(panels["oblique"], scene, boxes, _oblique(scene.camera))
+        _draw_space(panels["oblique"], scene, boxes, others, _oblique(scene.camera))
         picture_axes(panels["oblique"])
         panels["oblique"].set_title("obliquely", size=TEXT, color=QUIET)
     figure.supxlabel(_caption(scene), x=0.01, ha="left", size=SMALL, color=QUIET, parse_math=False)
@@ -115,29 +117,37 @@ def _shown_range(image: Image) -> Range:
     return _SHOWN_AT[image.unit] if colour else display_range(image.pixels)
 
 
-def _draw_boxes_in_image(axes: Axes, scene: Scene, boxes: Boxes3D) -> None:
-    if scene.camera is None:
+def _draw_boxes_in_image(axes: Axes, camera: Camera | None, boxes: Boxes3D, labelled: Boxes3D) -> None:
+    if camera is None:
         return
+    for box in box_corners(labelled):
+        draw_edges(axes, projected_edges(box, camera), INK, dashed=True)
     tints = colours_of(boxes.labels)
     for box, label in zip(box_corners(boxes), boxes.labels, strict=True):
-        draw_edges(axes, projected_edges(box, scene.camera), tints[label])
+        draw_edges(axes, projected_edges(box, camera), tints[label])
 
 
-def _draw_space(axes: Axes, scene: Scene, boxes: Boxes3D, view: tuple[float, float]) -> None:
+def _draw_space(axes: Axes, scene: Scene, boxes: Boxes3D, labelled: Boxes3D, view: tuple[float, float]) -> None:
     """Draw points, boxes and camera in a parallel projection."""
-    points, colours = _points_of(scene)
+    points, colours = coloured_points(scene)
     draw_points(axes, points, colours, view, size=1.2)
-    corners, tints = box_corners(boxes), colours_of(boxes.labels)
-    others = corners.reshape(-1, 3)
+    corners, compared, tints = box_corners(boxes), box_corners(labelled), colours_of(boxes.labels)
+    others = np.concatenate([corners, compared]).reshape(-1, 3)
     if scene.camera is not None:
         others = np.concatenate([others, _eye(scene.camera)[None]])
     limits = limits_of(points, others, view)
+    for box in compared:
+        draw_edges(axes, _flat_edges(box, view), INK, dashed=True)
     for box, label in zip(corners, boxes.labels, strict=True):
-        flat = seen_from(box, view)[:, :2]
-        draw_edges(axes, np.array([[flat[first], flat[second]] for first, second in EDGES]), tints[label])
+        draw_edges(axes, _flat_edges(box, view), tints[label])
     if scene.camera is not None:
         _draw_camera(axes, scene.camera, view, CAMERA_SHARE * max(high - low for low, high in limits))
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
+
+
+def _flat_edges(box: Float[np.ndarray, "8 3"], view: tuple[float, float]) -> Float[np.ndarray, "edges 2 2"]:
+    flat = seen_from(box, view)[:, :2]
+    return np.array([[flat[first], flat[second]] for first, second in EDGES])
 
 
 def _draw_camera(axes: Axes, camera: Camera, view: tuple[float, float], length: float) -> None:
@@ -165,8 +175,12 @@ def _eye(camera: Camera) -> Float[np.ndarray, "3"]:
     return -camera.camera_from_scene[:3, :3].T @ camera.camera_from_scene[:3, 3]
 
 
-def _points_of(scene: Scene) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
-    """Return the finite points and their colours."""
+def coloured_points(scene: Scene) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """Return the finite points and their colours, 0 to 1: their own, the picture's, else one for their height.
+
+    Args:
+        scene: Points, picture and camera may be missing.
+    """
     if scene.points is None:
         return np.zeros((0, 3)), np.zeros((0, 3))
     finite = np.isfinite(scene.points.points).all(axis=1)

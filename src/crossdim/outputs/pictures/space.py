@@ -139,16 +139,21 @@ def projected_edges(
     return np.array(kept).reshape(-1, 2, 2)
 
 
-def draw_edges(axes: Axes, edges: Float[np.ndarray, "edges 2 2"], colour: str) -> None:
+def draw_edges(axes: Axes, edges: Float[np.ndarray, "edges 2 2"], colour: str, dashed: bool = False) -> None:
     """Draw the edges of a box, legible on anything.
 
     Args:
         axes: Where.
         edges: Both ends of each.
         colour: Of the box.
+        dashed: Thinner, and with gaps: to compare with.
     """
-    outline = [withStroke(linewidth=2.6, foreground="#ffffffb0")]
-    axes.add_collection(LineCollection(list(edges), colors=colour, linewidths=1.3, path_effects=outline))
+    width = 0.9 if dashed else 1.3
+    outline = [withStroke(linewidth=2 * width, foreground="#ffffffb0")]
+    style = (0, (3, 2)) if dashed else "solid"
+    axes.add_collection(
+        LineCollection(list(edges), colors=colour, linewidths=width, linestyles=style, path_effects=outline)
+    )
 
 
 def colours_of(labels: Sequence[str]) -> dict[str, str]:
@@ -158,6 +163,16 @@ def colours_of(labels: Sequence[str]) -> dict[str, str]:
         labels: Classes of boxes; each may come often.
     """
     return {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(sorted(set(labels)))}
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour of the palette, 0 to 255.
+
+    Args:
+        colour: ``#rrggbb``.
+    """
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
 
 
 def write_labels(axes: Axes, places: Float[np.ndarray, "n 2"], texts: Sequence[str], colours: Sequence[str]) -> None:
