@@ -265,6 +265,13 @@ def test_numbers_of_points_that_contradict_one_another_are_refused(overrides, me
         scene_contract_for_run(chosen.contract, scenes, pimae_config(chosen))
 
 
+def test_the_authors_frame_is_refused_where_no_point_has_an_image(scenes, recipe):
+    chosen = recipe("contract.frame=released", "contract.image_size=null")
+    assert scene_contract_for_run(chosen.contract, scenes, pimae_config(chosen)).scene.frame == "released"
+    with pytest.raises(RecipeError, match=r"'contract.frame': is given, and no scene has points and an image"):
+        scene_contract_for_run(chosen.contract, without(scenes, "image"), pimae_config(chosen))
+
+
 @pytest.mark.parametrize(("part", "key"), [("points", "num_points"), ("image", "image_size")])
 def test_a_size_of_what_no_scene_has_is_refused(part, key, scenes, recipe):
     with pytest.raises(RecipeError, match=f"'contract.{key}': is given, and the data have none of these"):

@@ -53,6 +53,16 @@ def test_points_keep_their_metres_and_the_image_is_stretched_and_normalised():
     assert prepared.nbytes == 60 * 12 + 3 * 16 * 32 * 4
 
 
+def test_the_authors_frame_is_an_option_and_what_is_seen_stays_the_cameras():
+    contract = CONTRACT.model_copy(update={"frame": "released"})
+    prepared = prepare_scene(scene(), contract)
+    assert prepared.frame_size == (530, 730)
+    assert torch.equal(prepared.projection, prepare_scene(scene(), CONTRACT).projection)
+    aside = scene(camera=Camera(np.array([[30.0, 0, 400.0], [0, 28.0, 11.0], [0, 0, 1]]), (24, 40), LEVEL))
+    with pytest.raises(ContractError, match="has no point that its camera sees"):
+        prepare_scene(aside, contract)
+
+
 def test_points_are_drawn_without_replacement_and_again_for_the_same_generator():
     prepared = prepare_scene(scene(), CONTRACT, generator(3))
     assert prepared.points.shape == (40, 3)

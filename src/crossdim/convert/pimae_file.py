@@ -203,7 +203,7 @@ def _training_notes() -> tuple[str, ...]:
         "The authors read images as BGR and normalise them with the statistics of RGB: so does the contract.",
         "The authors stretch every image to 530 x 730 pixels, and to the model's size after that, and place points in "
         "that frame whatever the camera's; the contract stretches once, and points are placed in the camera's own "
-        "frame. For images of 530 x 730 pixels the places are theirs.",
+        "frame, unless its scene.frame is set to released. For images of 530 x 730 pixels the places are theirs.",
     )
 
 

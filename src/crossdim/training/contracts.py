@@ -12,7 +12,7 @@ from crossdim.models.pimae_config import PimaeConfig
 from crossdim.models.uni4eye_config import pair, triple
 from crossdim.readers import read_channels
 from crossdim.training.data import Patches, indices_by_kind, spread_evenly
-from crossdim.training.recipe_pimae import SceneContractSection
+from crossdim.training.recipe_pimae import AlignedContractSection, SceneContractSection
 from crossdim.training.scenes import places_by_composition, scene_part
 from crossdim.training.schedule import Kind
 from crossdim.training.sections import ContractSection
@@ -119,10 +119,13 @@ def scene_contract_for_run(
     for key, there in (("image_size", with_images), ("num_points", with_points)):
         if getattr(section, key) is not None and not there:
             raise RecipeError(f"'contract.{key}'", "is given, and the data have none of these", "Leave it out")
+    frame = section.frame if isinstance(section, AlignedContractSection) else "camera"
+    if frame != "camera" and "scene" not in kinds:
+        raise RecipeError("'contract.frame'", "is given, and no scene has points and an image", "Leave it out")
     image = _scene_image(section, manifest, config) if with_images else None
     points = _scene_points(section, config) if with_points else None
     return PreprocessingContract(
-        scene=SceneContract(image=image, points=points),
+        scene=SceneContract(image=image, points=points, frame=frame),
         source=f"proposed from {len(manifest)} records of '{manifest.header.name}'",
     )
 

@@ -167,6 +167,17 @@ class SceneContractSection(Section):
         return self
 
 
+class AlignedContractSection(SceneContractSection):
+    """The same, for a model that lays points on images.
+
+    Attributes:
+        frame: Points are placed in the frame of their own ``camera``, or (``released``) of one of 530 x 730 pixels
+            whatever the camera, as the authors' code does, which is right for cameras of that size only.
+    """
+
+    frame: Literal["camera", "released"] = "camera"
+
+
 class SceneBatchSection(Section):
     """Samples per forward and process; a batch holds scenes of one composition.
 
@@ -218,7 +229,7 @@ class PimaeRecipe(Section):
     decoder: SceneDecoderSection = SceneDecoderSection()
     masking: SceneMaskingSection = SceneMaskingSection()
     loss: SceneLossSection = SceneLossSection()
-    contract: SceneContractSection = SceneContractSection()
+    contract: AlignedContractSection = AlignedContractSection()
     augmentation: SceneAugmentation = SceneAugmentation()
     batch: SceneBatchSection = SceneBatchSection()
     optimisation: SceneOptimisationSection = SceneOptimisationSection()

@@ -5,12 +5,12 @@ the frame that the camera took; a place in that frame, as a share of its width a
 prepared image, because images are stretched to the size.
 
 Differs from the authors' code: an image is resized once (theirs twice, to 530 x 730 and then to 256 x 352), and the
-projection knows the frame's own size (theirs divides by 730 and 530 whatever the camera).
+projection knows the frame's own size (theirs divides by 730 and 530 whatever the camera: ``frame="released"``).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from crossdim.transforms.image import ImageContract, prepare_image
 from crossdim.transforms.intensity import Part
 
 Positive = Annotated[int, Field(ge=1)]
+
+RELEASED_FRAME = (530, 730)
+"""(height, width) that the authors divide every pixel by."""
 
 
 class PointsContract(Part):
@@ -54,10 +57,13 @@ class SceneContract(Part):
     Attributes:
         image: For the image, which is stretched to the size; None refuses images.
         points: For the points; None refuses points.
+        frame: Places in the image are shares of the ``camera``'s own frame, or (``released``) of 530 x 730 pixels
+            whatever the camera, as the authors' code has them.
     """
 
     image: ImageContract | None = None
     points: PointsContract | None = None
+    frame: Literal["camera", "released"] = "camera"
 
     @model_validator(mode="after")
     def _the_projection_can_follow(self) -> "SceneContract":
@@ -77,7 +83,7 @@ class PreparedScene:
         pixel_values: ``(channels, height, width)``, normalised.
         projection: ``(3, 4)``, float64: a point ``(x, y, z, 1)`` to ``(column * depth, row * depth, depth)`` in the
             frame; None where points, image or camera are missing.
-        frame_size: (height, width) of the frame that the projection is about, in pixels.
+        frame_size: (height, width) of the frame that the projection is about, in pixels; see the contract's ``frame``.
         notes: What was done that a user may want to know.
         boxes: ``(boxes, 7)``, float64: centre, full size and yaw of what is labelled; None where nothing is asked.
         classes: ``(boxes,)``, number of the class of each; None where nothing is asked.
@@ -117,9 +123,9 @@ def prepare_scene(scene: Scene, contract: SceneContract, generator: torch.Genera
     projection, frame = None, None
     if points is not None and scene.image is not None and scene.camera is not None:
         _refuse_other_camera(scene.image, scene.camera, subject)
-        frame = scene.camera.size
+        frame = scene.camera.size if contract.frame == "camera" else RELEASED_FRAME
         matrix = projection_matrix(scene.camera)
-        _refuse_empty_view(points.numpy(), matrix, frame, subject)
+        _refuse_empty_view(points.numpy(), matrix, scene.camera.size, subject)
         projection = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float64))
     prepared = PreparedScene(points, pixels, projection, frame, notes)
     return prepared if generator is None else draw_points(prepared, contract, generator)
