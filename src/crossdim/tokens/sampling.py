@@ -5,6 +5,9 @@ One reference for every backend, so that a run gives the same indices wherever i
 
 Differs from the authors' code (a CUDA kernel whose order of ties depends on the card): a point is never chosen twice;
 the rule that points near the origin are no candidates is an option and off.
+
+``torch-quickfps`` is no backend, although numba is only about as fast: of points equally far away it takes whichever
+its tree meets first, which gives other indices for points on a grid (``tests/tokens/test_sampling.py`` shows it).
 """
 
 import inspect
