@@ -166,6 +166,14 @@ def test_a_damaged_scene_among_others_is_an_error_where_no_manifest_lists_it(tmp
         find_scenes(tmp_path)
 
 
+def test_one_scene_that_is_damaged_keeps_its_own_reason_and_remedy(tmp_path):
+    write_json(scene_folder(tmp_path / "a") / "camera.json", {**CAMERA_JSON, "size": [13, 16]})
+    ((name, load),) = find_scenes(tmp_path / "a")
+    assert name == "a"
+    with pytest.raises(GeometryError, match=r"12 x 16 .* camera .*13 x 16.* Give the camera"):
+        load()
+
+
 def test_nothing_in_a_folder_is_an_error(tmp_path):
     with pytest.raises(ReadError, match="holds no scene"):
         find_scenes(tmp_path)

@@ -15,7 +15,7 @@ from crossdim.datasets.scene_record import SceneFiles, boxes_of, camera_of
 from crossdim.errors import ReadError, RecipeError, nearest
 from crossdim.readers.limits import Limits
 from crossdim.readers.scene import SceneSources, read_scene
-from crossdim.readers.scene_folder import OpenedScene
+from crossdim.readers.scene_folder import OpenedScene, scene_layout
 from crossdim.readers.selector import split_selector
 from crossdim.samples import Image, Origin, PointCloud, Scene
 
@@ -122,7 +122,7 @@ def find_scenes(path: str | os.PathLike[str]) -> list[FoundScene]:
         RecipeError: If the manifest is not what it should be, or has no such record.
     """
     source, selector = split_selector(os.fspath(path))
-    if os.path.isdir(source) and selector is None:
+    if os.path.isdir(source) and selector is None and scene_layout(source) != "scene":
         manifest = from_scene_folder(source)
         if manifest.skipped:
             first = manifest.skipped[0]
@@ -131,5 +131,5 @@ def find_scenes(path: str | os.PathLike[str]) -> list[FoundScene]:
     if source.endswith((".jsonl", ".json")):
         manifest, chosen = _chosen(os.fspath(path))
         return [(record.id, partial(load_scene, manifest, record)) for record in chosen]
-    scene_or_file = os.path.basename(os.path.normpath(path))
+    scene_or_file = os.path.basename(os.path.abspath(path))
     return [(scene_or_file, partial(scene_of_file, os.fspath(path)))]
