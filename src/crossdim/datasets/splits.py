@@ -43,7 +43,7 @@ def split_by_patient(
         raise RecipeError(
             f"manifest '{manifest.header.name}'",
             f"{len(patients)} patients cannot fill {len(parts)} parts ({', '.join(parts)})",
-            "Give a part the fraction 0, or check the rule that finds patient ids",
+            "Give a part the fraction 0 (--fractions 1 0 0 trains on all), or check the rule that finds patient ids",
         )
     strata = _strata(manifest, patients, stratify)
     order = sorted(patients, key=lambda patient: (strata[patient], _rank(seed, patient)))
