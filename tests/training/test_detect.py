@@ -15,6 +15,7 @@ from crossdim.errors import ContractError, ReadError, RecipeError
 from crossdim.metrics.detection3d import compare_detections
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.models.detr3d_config import Detr3dConfig
+from crossdim.models.pimae_config import PimaeConfig
 from crossdim.training import detect, pretrain_scenes
 from crossdim.training.averaging import MovingAverage
 from crossdim.training.detection_data import split_scenes
@@ -346,3 +347,12 @@ def test_data_say_what_they_are_for_unless_word_recipe_or_task_do(blocks, pretra
         finetune_on(blocks, tmp_path / "none", aim="classify", recipe="detect-tiny")
     with pytest.raises(RecipeError, match="task 'x': is not a task of manifest 'blocks'"):
         finetune_on(blocks, tmp_path / "none", task="x", silent=True)
+
+
+def test_the_packaged_recipe_begins_with_a_pre_trained_model_and_its_dropout_replaces_the_models(pretrained):
+    keys = ("model.num_queries=12", "model.num_groups=12", "contract.num_points=96")
+    recipe = load_recipe("detect-tiny", DetectRecipe, keys)
+    manifest = Manifest.load(pretrained.parent / "boxes.jsonl")
+    found = begin(recipe, split_scenes(manifest, recipe.labels, image=False), pretrained)
+    assert PimaeConfig.from_pretrained(pretrained).dropout > 0
+    assert found.config.dropout == 0

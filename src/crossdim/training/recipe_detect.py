@@ -20,7 +20,7 @@ from crossdim.training.sections import (
 from crossdim.transforms.scene_augment import SceneAugmentation, SceneCrop
 
 OF_THE_ENCODERS = (
-    *("hidden_size", "num_attention_heads", "dropout", "points_num_hidden_layers", "points_intermediate_size"),
+    *("hidden_size", "num_attention_heads", "points_num_hidden_layers", "points_intermediate_size"),
     *("joint_num_hidden_layers", "joint_intermediate_size"),
     *("patch_size", "image_num_hidden_layers", "image_intermediate_size"),
 )
@@ -43,7 +43,7 @@ class DetectorSection(Section):
         angle_bins: Bins of a full turn; 1 for boxes that are all upright.
         hidden_size: Width of the encoders.
         num_attention_heads: Heads of the encoders.
-        dropout: Of the point encoder and of the shared encoder.
+        dropout: Of the point encoder and of the shared encoder; a pre-trained model's may be replaced.
         points_num_hidden_layers: Layers of the point encoder.
         points_intermediate_size: Width inside its MLPs.
         joint_num_hidden_layers: Layers of the shared encoder.
