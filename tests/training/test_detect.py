@@ -318,10 +318,7 @@ def test_a_detector_with_images_needs_some(blocks, pretrained, tmp_path):
         begun(seen("model.image=true"), pretrained.parent / "boxes.jsonl", tmp_path)
 
 
-def test_a_model_of_something_else_is_no_beginning(blocks, tmp_path):
-    Detr3dConfig.preset("tiny", id2label={0: "a"}).save_pretrained(tmp_path)
-    with pytest.raises(ContractError, match="is no pre-trained model of scenes"):
-        begun(fresh(), blocks, tmp_path)
+def test_a_folder_without_a_model_is_no_beginning(blocks, tmp_path):
     with pytest.raises(ReadError, match="holds no model"):
         begun(fresh(), blocks, tmp_path / "nothing")
 

@@ -38,8 +38,8 @@ def run(manifest: Path, out: Path, recipe: DetectRecipe, start: Path | None = No
         manifest: Scenes with boxes and a training split.
         out: The run's folder.
         recipe: What to do.
-        start: A pre-training run on scenes, one of its checkpoints or a converted PiMAE; None starts from random
-            weights.
+        start: A pre-training run on scenes or a detector's run, one of its checkpoints, or a converted PiMAE or 3DETR;
+            None starts from random weights.
         silent: Print nothing.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Where a detector begins: its config, its preprocessing, and what it takes over from a pre-trained PiMAE."""
+"""Where a detector begins: its config, its preprocessing, and what it takes over from a PiMAE or another detector."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from crossdim.models.pimae import PimaeModel
 from crossdim.models.pimae_config import PimaeConfig
 from crossdim.training.adaptation import encoder_folder
 from crossdim.training.contracts import scene_contract_for_run
+from crossdim.training.detection_continuation import check_contract, continued_config, take_over
 from crossdim.training.detection_data import DetectionParts
 from crossdim.training.provenance import weights_hash
 from crossdim.training.recipe_detect import OF_THE_ENCODERS, DetectRecipe
@@ -22,7 +23,12 @@ from crossdim.training.recipe_pimae import SceneContractSection
 from crossdim.training.scenes import scene_part
 from crossdim.transforms.contract import PointsContract, PreprocessingContract
 
-_LAYER = re.compile(r"\.(points_encoder|image_encoder|joint)\.layers\.(\d+)\.")
+_LAYER = re.compile(r"\.(points_encoder|image_encoder|joint|decoder)\.layers\.(\d+)\.")
+_BEFORE_THE_DECODER = ("detr3d.projection.", "detr3d.query_projection.")
+_BEHIND_THE_DECODER = ("detr3d.decoder.norm.", "box_heads.")
+_LAST = "detr3d.decoder.norm.weight"
+"""A parameter that comes from another detector, and never from PiMAE."""
+_AS_BEFORE = "for detection, as pre-trained: "
 _OF_TOKENS = ("num_points", "num_groups", "group_size")
 _OF_PRETRAINING = ("image_size", "decoder_hidden_size", "id2label", *OF_THE_ENCODERS)
 """Keys of a preset that a pre-trained model decides."""
@@ -35,7 +41,7 @@ class Beginning:
     Attributes:
         config: Of the detector.
         contract: How scenes become tensors.
-        pretrained: Folder of the pre-trained PiMAE; None for random weights.
+        pretrained: Folder of the pre-trained PiMAE or of the other detector; None for random weights.
         transfer: What is taken over of it.
     """
 
@@ -58,6 +64,8 @@ class Beginning:
         model = Detr3dForObjectDetection(self.config)
         if self.pretrained is None or self.transfer == "none":
             return model, frozenset()
+        if _type_of(self.pretrained) == Detr3dConfig.model_type:
+            return model, take_over(model, Detr3dForObjectDetection.from_pretrained(self.pretrained))
         source = PimaeModel.from_pretrained(self.pretrained)
         official = self.transfer == "official"
         moved = model.transfer(source.config, source.state_dict(), official_transfer=official).moved
@@ -70,30 +78,41 @@ def begin(recipe: DetectRecipe, parts: DetectionParts, start: Path | None) -> Be
     Args:
         recipe: What to do.
         parts: The data.
-        start: A pre-training run, one of its checkpoints or a converted PiMAE; None begins with random weights.
+        start: A pre-training run or a detector's, one of its checkpoints, or a converted PiMAE or 3DETR; None begins
+            with random weights.
 
     Raises:
         RecipeError: The recipe states what the pre-trained model states already, or numbers contradict one another.
-        ContractError: The data or the detector do not fit the pre-trained model, or it is none.
+        ContractError: The data or the detector do not fit the pre-trained model, it is none, or has no contract.
         ReadError: There is no model, or a scene cannot be read.
     """
     if start is None:
         return _anew(recipe, parts)
     folder = encoder_folder(start)
-    if PreTrainedConfig.get_config_dict(folder)[0].get("model_type") != PimaeConfig.model_type:
-        raise ContractError(start, "is no pre-trained model of scenes", "Give a run of crossdim pretrain pimae")
-    _refuse_stated_twice(recipe)
-    pimae = PimaeConfig.from_pretrained(folder)
-    config = Detr3dConfig.for_pimae(pimae, **_beside_pretraining(recipe, pimae), **_names(parts))
+    going_on = (found := _type_of(folder)) == Detr3dConfig.model_type
+    if not going_on and found != PimaeConfig.model_type:
+        remedy = "Give a run of crossdim pretrain pimae or finetune detect, or a converted PiMAE or 3DETR"
+        raise ContractError(start, "is neither a pre-trained model of scenes nor a detector", remedy)
+    stated, drawn = recipe.contract, recipe.contract.drawn_points
     pretrained = PreprocessingContract.from_pretrained(folder)
     scene = scene_part(pretrained)
-    if config.image and scene.image is None:
-        raise ContractError(start, "was pre-trained without images", "Set model.image=false")
-    stated = recipe.contract
+    if going_on:
+        _refuse_stated_twice(recipe, ())
+        config = continued_config(Detr3dConfig.from_pretrained(folder), recipe, _names(parts))
+        check_contract(start, scene, config)
+        if scene.points is not None and "drawn_points" not in stated.model_fields_set:
+            drawn = scene.points.drawn
+    else:
+        _refuse_stated_twice(recipe, OF_THE_ENCODERS)
+        pimae = PimaeConfig.from_pretrained(folder)
+        config = Detr3dConfig.for_pimae(pimae, **_beside_pretraining(recipe, pimae), **_names(parts))
+        if config.image and scene.image is None:
+            raise ContractError(start, "was pre-trained without images", "Set model.image=false")
     config.num_points = stated.num_points or config.num_points
-    points = _points(config, stated.drawn_points)
+    points = _points(config, drawn)
     part = scene.model_copy(update={"points": points, "image": scene.image if config.image else None})
-    contract = PreprocessingContract(scene=part, source=f"for detection, as pre-trained: {pretrained.source}")
+    source = f"{_AS_BEFORE}{pretrained.source.removeprefix(_AS_BEFORE)}"
+    contract = PreprocessingContract(scene=part, source=source)
     return Beginning(config, contract, folder, recipe.transfer)
 
 
@@ -118,8 +137,12 @@ def _anew(recipe: DetectRecipe, parts: DetectionParts) -> Beginning:
     return Beginning(config, contract, None, recipe.transfer)
 
 
-def _refuse_stated_twice(recipe: DetectRecipe) -> None:
-    for key in OF_THE_ENCODERS:
+def _type_of(folder: Path) -> str | None:
+    return PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+
+
+def _refuse_stated_twice(recipe: DetectRecipe, sizes: Iterable[str]) -> None:
+    for key in sizes:
         if getattr(recipe.model, key) is not None:
             reason = "is given, and the pre-trained model has its own"
             raise RecipeError(f"'model.{key}'", reason, "Leave it out")
@@ -186,8 +209,18 @@ def learning_factor(name: str, config: Detr3dConfig, pretrained: Collection[str]
     """
     if name not in pretrained:
         return 1.0
-    found = _LAYER.search(name)
-    depth = 0
-    if found is not None:
-        depth = int(found.group(2)) + 1 + (config.points_num_hidden_layers if found.group(1) == "joint" else 0)
-    return decay ** (config.num_hidden_layers + 1 - depth)
+    top = config.num_hidden_layers
+    if _LAST in pretrained:
+        top += config.decoder_num_hidden_layers + 1
+    return decay ** (top + 1 - _depth(name, config))
+
+
+def _depth(name: str, config: Detr3dConfig) -> int:
+    """Return the number of the layer that a parameter belongs to: 0 for tokens, then encoders, decoder and heads."""
+    encoders = config.num_hidden_layers
+    if found := _LAYER.search(name):
+        below = {"joint": config.points_num_hidden_layers, "decoder": encoders}
+        return below.get(found.group(1), 0) + int(found.group(2)) + 1
+    if name.startswith(_BEFORE_THE_DECODER):
+        return encoders + 1
+    return encoders + config.decoder_num_hidden_layers + 1 if name.startswith(_BEHIND_THE_DECODER) else 0
