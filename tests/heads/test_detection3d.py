@@ -26,20 +26,24 @@ def predictions(angle_logits, residuals=None, **changes):
     return BoxPredictions(**values | changes)
 
 
-def heads(bins=12):
+def heads(bins=12, unit_m=1.0):
     torch.manual_seed(0)
-    return BoxHeads(16, 3, bins, 0.0).eval()
+    return BoxHeads(16, 3, bins, 0.0, unit_m).eval()
 
 
-def test_centres_lie_within_half_a_metre_of_the_query_and_sizes_within_the_scene():
+@pytest.mark.parametrize("unit_m", [1.0, 0.25])
+def test_centres_lie_within_half_a_unit_of_the_query_and_sizes_within_the_scene(unit_m):
     places = torch.rand(2, 5, 3) * 4
     extent = SceneExtent(torch.zeros(2, 3), torch.tensor([[4.0, 4, 2], [8, 4, 2]]))
-    found = heads()(torch.randn(3, 2, 5, 16) * 100, places, extent)
-    assert ((found.centers - places).abs() <= 0.5).all()
+    found = heads(unit_m=unit_m)(torch.randn(3, 2, 5, 16) * 100, places, extent)
+    away = (found.centers - places).abs()
+    assert away.max() <= 0.5 * unit_m + 1e-6
+    assert away.max() > 0.45 * unit_m
     assert (found.sizes <= extent.size[:, None]).all()
-    assert (found.sizes >= 0).all()
+    assert (found.sizes >= 0.001 * unit_m).all()
     torch.testing.assert_close(found.centers_normalized * extent.size[:, None], found.centers)
-    torch.testing.assert_close(found.sizes_normalized * extent.size[:, None], found.sizes)
+    shares = found.sizes_normalized * extent.size[:, None]
+    torch.testing.assert_close(shares.clamp_min(0.001 * unit_m), found.sizes)
     assert found.layer(1).class_logits.shape == (2, 5, 4)
 
 
@@ -75,16 +79,25 @@ def test_boxes_of_a_single_bin_are_upright():
 
 @given(st.floats(-3, 3))
 def test_a_box_without_a_size_still_overlaps_nothing_instead_of_failing(residual):
-    boxes = predictions(torch.zeros(2, 4), torch.full((2, 4), residual), sizes=torch.zeros(2, 3)).boxes
+    network = heads(4)
+    with torch.no_grad():
+        for name, value in {"size": -1000, "angle_residual": residual}.items():
+            network.heads[name].linear.weight.zero_()
+            network.heads[name].linear.bias.fill_(value)
+    extent = SceneExtent(torch.zeros(1, 3), torch.ones(1, 3))
+    found = network(torch.randn(1, 1, 2, 16), torch.rand(1, 2, 3), extent)
+    assert (found.sizes_normalized == 0).all()
+    boxes = found.boxes[0, 0]
     assert iou_3d(boxes, boxes + torch.tensor([1.0, 0, 0, 0, 0, 0, 0])).max() == 0
 
 
+@pytest.mark.parametrize("unit_m", [1.0, 0.2])
 @pytest.mark.parametrize("flat", [0, 1, 2])
-def test_a_flat_scene_counts_as_ten_centimetres(flat):
+def test_a_flat_scene_counts_as_a_tenth_of_a_unit(flat, unit_m):
     points = torch.rand(2, 50, 3)
     points[..., flat] = 1.5
-    extent = scene_extent(points)
-    torch.testing.assert_close(extent.size[:, flat], torch.full((2,), 0.1))
+    extent = scene_extent(points, unit_m=unit_m)
+    torch.testing.assert_close(extent.size[:, flat], torch.full((2,), 0.1 * unit_m))
     assert torch.isfinite(extent.shares(points)).all()
 
 

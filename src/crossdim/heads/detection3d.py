@@ -1,13 +1,14 @@
 """Boxes from queries: what the heads of 3DETR put out, and what it means in metres.
 
-A query sits at a point of the scene. Its box has its centre within half a metre of it along each axis, a size as a
-share of the scene's extent, an angle in one of several bins plus the rest from the bin's middle, and a class or none.
+A query sits at a point of the scene. Its box has its centre within half a unit of it along each axis (the model's
+``unit_m``: a metre where things are furniture), a size as a share of the scene's extent, an angle in one of several
+bins plus the rest from the bin's middle, and a class or none.
 
 Angles of the heads turn clockwise seen from above, as VoteNet's headings do, so that their weights serve; yaws, and
 with them boxes, turn the other way. With a single bin, boxes are upright.
 
-Differs from the authors' code: a scene flatter than 10 cm along an axis counts as 10 cm there for centres too (theirs
-for sizes only, and centres would be divided by nothing).
+Differs from the authors' code: a scene flatter than a tenth of a unit along an axis counts as that there for centres
+too (theirs for sizes only, and centres would be divided by nothing).
 """
 
 from math import pi, tau
@@ -20,13 +21,13 @@ from torch import Tensor, nn
 from crossdim.tokens.abstraction import PointwiseMLP
 
 REACH = 1.0
-"""Metres along each axis that the centres of a query's boxes can lie in, with the query in the middle."""
+"""Units along each axis that the centres of a query's boxes can lie in, with the query in the middle."""
 
 LEAST_EXTENT = 0.1
-"""Metres that a scene measures at least along each axis."""
+"""Units that a scene measures at least along each axis."""
 
 LEAST_SIZE = 1e-3
-"""Metres of the smallest box: one without a size overlaps nothing, and nothing can be said of its overlap."""
+"""Units that the smallest box measures: one without a size overlaps nothing, and nothing can be said of its overlap."""
 
 
 class SceneExtent(NamedTuple):
@@ -34,7 +35,7 @@ class SceneExtent(NamedTuple):
 
     Attributes:
         low: ``(batch, 3)`` metres: its lowest corner.
-        size: ``(batch, 3)`` metres, at least :data:`LEAST_EXTENT`.
+        size: ``(batch, 3)`` metres, at least :data:`LEAST_EXTENT` units.
     """
 
     low: Float[Tensor, "batch 3"]
@@ -50,16 +51,19 @@ class SceneExtent(NamedTuple):
 
 
 def scene_extent(
-    points: Float[Tensor, "batch points 3"], scene_range: Float[Tensor, "batch 2 3"] | None = None
+    points: Float[Tensor, "batch points 3"],
+    scene_range: Float[Tensor, "batch 2 3"] | None = None,
+    unit_m: float = 1.0,
 ) -> SceneExtent:
     """Return the box around the points.
 
     Args:
         points: Clouds in metres.
         scene_range: Lowest and highest corner, where others than those of the points are meant.
+        unit_m: Metres of a unit.
     """
     low, high = (points.amin(1), points.amax(1)) if scene_range is None else scene_range.to(points).unbind(1)
-    return SceneExtent(low, (high - low).clamp_min(LEAST_EXTENT))
+    return SceneExtent(low, (high - low).clamp_min(LEAST_EXTENT * unit_m))
 
 
 class BoxPredictions(NamedTuple):
@@ -69,8 +73,8 @@ class BoxPredictions(NamedTuple):
         class_logits: ``(..., queries, classes + 1)``; the last one says that there is no object.
         centers: ``(..., queries, 3)`` metres.
         centers_normalized: The same as shares of the scene's extent.
-        sizes: ``(..., queries, 3)`` metres.
-        sizes_normalized: The same as shares of the scene's extent.
+        sizes: ``(..., queries, 3)`` metres, at least :data:`LEAST_SIZE` units.
+        sizes_normalized: As shares of the scene's extent, however small.
         angle_logits: ``(..., queries, bins)``.
         angle_residuals_normalized: ``(..., queries, bins)``, as shares of half a bin.
     """
@@ -119,7 +123,7 @@ class BoxPredictions(NamedTuple):
     @property
     def boxes(self) -> Float[Tensor, "*batch queries 7"]:
         """Centre, full size and yaw, as everything in :mod:`crossdim.geometry.boxes` takes them."""
-        return torch.cat([self.centers, self.sizes.clamp_min(LEAST_SIZE), self.yaws[..., None]], dim=-1)
+        return torch.cat([self.centers, self.sizes, self.yaws[..., None]], dim=-1)
 
 
 class BoxHead(nn.Module):
@@ -151,10 +155,12 @@ class BoxHeads(nn.Module):
         classes: Number of classes.
         angle_bins: Bins of a full turn; one for boxes that are all upright.
         dropout: Of every head.
+        unit_m: Metres of the unit in which queries reach :data:`REACH`.
     """
 
-    def __init__(self, width: int, classes: int, angle_bins: int, dropout: float) -> None:
+    def __init__(self, width: int, classes: int, angle_bins: int, dropout: float, unit_m: float = 1.0) -> None:
         super().__init__()
+        self.unit_m = unit_m
         values = {"classes": classes + 1, "center": 3, "size": 3, "angle_class": angle_bins}
         values["angle_residual"] = angle_bins
         self.heads = nn.ModuleDict({name: BoxHead(width, count, dropout) for name, count in values.items()})
@@ -174,13 +180,13 @@ class BoxHeads(nn.Module):
         """
         raw = {name: head(features) for name, head in self.heads.items()}
         raw = {name: values.to(torch.promote_types(values.dtype, torch.float32)) for name, values in raw.items()}
-        centers = places + (raw["center"].sigmoid() - 0.5) * REACH
+        centers = places + (raw["center"].sigmoid() - 0.5) * (REACH * self.unit_m)
         sizes = raw["size"].sigmoid()
         return BoxPredictions(
             raw["classes"],
             centers,
             extent.shares(centers),
-            sizes * extent.size[:, None],
+            (sizes * extent.size[:, None]).clamp_min(LEAST_SIZE * self.unit_m),
             sizes,
             raw["angle_class"],
             raw["angle_residual"],

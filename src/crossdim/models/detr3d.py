@@ -117,7 +117,7 @@ class Detr3dModel(Detr3dPreTrainedModel):
         super().__init__(config)
         dim, width = config.hidden_size, config.decoder_hidden_size
         if config.tokenizer == "groups":
-            self.point_tokens = MiniPointNet(dim)
+            self.point_tokens = MiniPointNet(dim, config.point_hidden_size)
             self.point_positions = PointPositions(dim)
         else:
             self.set_abstraction = SetAbstraction(dim)
@@ -155,7 +155,7 @@ class Detr3dModel(Detr3dPreTrainedModel):
             ContractError: Points or images do not fit the model.
         """
         places, index, tokens = self.tokenise(points, fps_start)
-        extent = scene_extent(points, scene_range)
+        extent = scene_extent(points, scene_range, float(self.config.unit_m))
         output = Detr3dModelOutput(token_places=places, token_index=index, tokens=tokens, extent=extent)
         encoded = self.points_encoder(tokens if self.points_embedding is None else tokens + self.points_embedding)
         sets = [encoded]
@@ -188,8 +188,8 @@ class Detr3dModel(Detr3dPreTrainedModel):
         if config.tokenizer == "groups":
             with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
                 groups = group_cloud(points, *sizes, *choice)
-            tokens = self.point_tokens(groups.neighbourhoods.to(precision))
-            tokens = tokens + self.point_positions(groups.centers.to(precision))
+            tokens = self.point_tokens((groups.neighbourhoods / config.unit_m).to(precision))
+            tokens = tokens + self.point_positions((groups.centers / config.unit_m).to(precision))
             return groups.centers, groups.center_index, tokens
         with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
             balls = cut_balls(points, *sizes, float(config.group_radius), *choice)
@@ -227,7 +227,8 @@ class Detr3dForObjectDetection(Detr3dPreTrainedModel):
         super().__init__(config)
         self.detr3d = Detr3dModel(config)
         classes = len(config.id2label or ())
-        self.box_heads = BoxHeads(config.decoder_hidden_size, classes, config.angle_bins, float(config.head_dropout))
+        sizes = config.decoder_hidden_size, classes, config.angle_bins
+        self.box_heads = BoxHeads(*sizes, float(config.head_dropout), float(config.unit_m))
         self.post_init()
 
     def forward(
@@ -312,7 +313,8 @@ class Detr3dForObjectDetection(Detr3dPreTrainedModel):
 def _check_fit(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> None:
     """Refuse a pre-trained model whose weights would compute something else here."""
     keys = ("hidden_size", "points_num_attention_heads", "joint_num_attention_heads")
-    for key in (*keys, "num_attention_heads") if ours.image else keys:
+    keys += ("num_attention_heads",) * ours.image + ("point_hidden_size",) * (ours.tokenizer == "groups")
+    for key in keys:
         pairs = [getattr(config, key) or config.num_attention_heads for config in (theirs, ours)]
         if pairs[0] != pairs[1]:
             raise ContractError(

@@ -13,6 +13,7 @@ from crossdim.errors import ContractError, nearest
 from crossdim.heads.detection3d import BoxPredictions, SceneExtent
 from crossdim.heads.matching import Assignment, BoxTargets, DetectionWeights
 from crossdim.tokens.grid import pair
+from crossdim.tokens.points import check_point_sizes
 
 IMAGE_NORM_EPS = 1e-6
 """Of the image encoder."""
@@ -49,6 +50,7 @@ _OF_PIMAE = (
     *("hidden_size", "num_attention_heads", "points_num_attention_heads", "joint_num_attention_heads", "dropout"),
     *("image_size", "patch_size", "num_channels", "image_num_hidden_layers", "image_intermediate_size"),
     *("points_num_hidden_layers", "points_intermediate_size", "skip_points_near_origin"),
+    *("point_hidden_size", "unit_m"),
     *("joint_num_hidden_layers", "joint_intermediate_size"),
 )
 _TOKENS = ("num_points", "num_groups", "group_size")
@@ -72,6 +74,10 @@ class Detr3dConfig(PreTrainedConfig):
         num_groups: Balls or groups of a cloud, each a token.
         group_size: Points of a ball or group.
         group_radius: Metres of a ball; groups have none.
+        point_hidden_size: First width inside the network that makes a token of a group; the next ones are twice and
+            four times as much. Set abstraction has its own.
+        unit_m: Metres of the unit that the networks see coordinates in: half a unit is how far a query reaches each
+            way. What the model takes and puts out is in metres.
         skip_points_near_origin: Whether points within about 3 cm of the origin cannot become centres, as released.
         points_num_hidden_layers: Layers of the encoder that sees points alone.
         points_intermediate_size: Width inside its MLPs.
@@ -118,6 +124,8 @@ class Detr3dConfig(PreTrainedConfig):
     num_groups: int = 2048
     group_size: int = 64
     group_radius: float | int = 0.2
+    point_hidden_size: int = 128
+    unit_m: float | int = 1.0
     skip_points_near_origin: bool = False
     points_num_hidden_layers: int = 3
     points_intermediate_size: int = 128
@@ -158,6 +166,7 @@ class Detr3dConfig(PreTrainedConfig):
             if not key.startswith("_") and key not in _HUGGING_FACE_KEYS and not known_elsewhere:
                 raise ContractError(f"Detr3dConfig({key}=...)", "no such key", nearest(key, known))
         self.image_size, self.patch_size = pair(self.image_size), pair(self.patch_size)
+        check_point_sizes(self.unit_m, self.point_hidden_size)
         if not 1 <= self.num_queries <= self.num_groups:
             raise ContractError(
                 f"num_queries {self.num_queries}",

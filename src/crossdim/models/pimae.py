@@ -163,7 +163,7 @@ class PimaeModel(ImageBranch):
 
     def __init__(self, config: PimaeConfig) -> None:
         super().__init__(config)
-        self.point_tokens = MiniPointNet(config.hidden_size)
+        self.point_tokens = MiniPointNet(config.hidden_size, config.point_hidden_size)
         self.point_positions = PointPositions(config.hidden_size)
         self.points_embedding = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.points_encoder = TransformerEncoder(config.points_shape(), norm=False)
@@ -196,9 +196,9 @@ class PimaeModel(ImageBranch):
         """
         everything = self.training and self.config.embed_hidden_points
         shown = groups if visible is None or everything else groups.take(visible)
-        precision = self.patch_embed.weight.dtype
-        tokens = self.point_tokens(shown.neighbourhoods.to(precision))
-        tokens = tokens + self.point_positions(shown.centers.to(precision))
+        precision, unit = self.patch_embed.weight.dtype, self.config.unit_m
+        tokens = self.point_tokens((shown.neighbourhoods / unit).to(precision))
+        tokens = tokens + self.point_positions((shown.centers / unit).to(precision))
         return gather_points(tokens, visible) if visible is not None and everything else tokens
 
     def forward(
@@ -326,8 +326,10 @@ class PimaeForPreTraining(PimaePreTrainedModel):
         output.hit, losses = hit, dict[str, Tensor]()
         if hidden is not None and output.points_prediction is not None:
             output.points_target = hidden.neighbourhoods
-            clouds = output.points_prediction.flatten(0, 1), hidden.neighbourhoods.flatten(0, 1)
-            losses["points"] = chamfer_distance(*clouds, config.chamfer)
+            found, sought = (
+                each.flatten(0, 1) / config.unit_m for each in (output.points_prediction, output.points_target)
+            )
+            losses["points"] = chamfer_distance(found, sought, config.chamfer)
         if pixel_values is not None and image_mask is not None and output.image_prediction is not None:
             target = patchify(pixel_values, pair(config.patch_size))
             output.image_target = target = normalise_patches(target) if config.norm_pix_loss else target
@@ -387,7 +389,8 @@ class PimaeForPreTraining(PimaePreTrainedModel):
         if encoded.groups is not None and encoded.points_mask is not None:
             order, count = visible_first(encoded.points_mask)
             points = fill_in(self.points_decoder_embed(latent[:, -count:]), self.points_mask_token, order.shape[1])
-            positions = self.points_decoder_positions(gather_points(encoded.groups.centers, order).to(points))
+            centers = gather_points(encoded.groups.centers, order) / self.config.unit_m
+            positions = self.points_decoder_positions(centers.to(points))
             sets.append(points + positions + self.points_decoder_embedding)
         output.joint_decoded, parts = self.joint_decoder(sets)
         if encoded.image_mask is not None:
@@ -396,6 +399,7 @@ class PimaeForPreTraining(PimaePreTrainedModel):
         if encoded.groups is not None:
             output.points_features = self.points_decoder(parts[-1], positions=positions)[:, count:]
             output.points_prediction = self.points_head(output.points_features).unflatten(-1, (-1, 3))
+            output.points_prediction = output.points_prediction * self.config.unit_m
         return output
 
     def _cross_modal_loss(

@@ -13,7 +13,7 @@ from crossdim.errors import ContractError, nearest
 from crossdim.heads.point_reconstruction import ImagePlaces
 from crossdim.masking import Mask
 from crossdim.tokens.grid import pair
-from crossdim.tokens.points import PointGroups
+from crossdim.tokens.points import PointGroups, check_point_sizes
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -84,6 +84,9 @@ class PimaeConfig(PreTrainedConfig):
         cross_modal_axes: Sampling grid (across, down), or swapped as released.
         pixel_convention: ``centre``: pixels are areas, and only points in the image count. ``released``: places are
             rounded, and all points count, those outside with zeros as their target.
+        point_hidden_size: First width inside the network that makes a token of a group; the next ones are twice and
+            four times as much.
+        unit_m: Metres of the unit that the networks see coordinates in; what the model takes and puts out is in metres.
         skip_points_near_origin: Whether points within about 3 cm of the origin cannot become centres, as released.
         chamfer: Squared distances, or distances.
         norm_pix_loss: Normalise each target patch.
@@ -114,6 +117,8 @@ class PimaeConfig(PreTrainedConfig):
     num_points: int = 2048
     num_groups: int = 128
     group_size: int = 32
+    point_hidden_size: int = 128
+    unit_m: float | int = 1.0
     points_num_hidden_layers: int = 3
     points_intermediate_size: int = 128
     joint_num_hidden_layers: int = 3
@@ -158,6 +163,7 @@ class PimaeConfig(PreTrainedConfig):
             if not key.startswith("_") and key not in _HUGGING_FACE_KEYS and not known_elsewhere:
                 raise ContractError(f"PimaeConfig({key}=...)", "no such key", nearest(key, known))
         self.image_size, self.patch_size = pair(self.image_size), pair(self.patch_size)
+        check_point_sizes(self.unit_m, self.point_hidden_size)
         if not 1 <= int(self.points_mask_ratio * self.num_groups) < self.num_groups:
             raise ContractError(
                 f"points_mask_ratio {self.points_mask_ratio}",

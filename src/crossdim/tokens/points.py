@@ -5,14 +5,32 @@ Differs from the authors' code: maps are linear over the last axis instead of co
 numbers are the same.
 """
 
+from math import inf
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossdim.errors import ContractError
 from crossdim.tokens.neighbours import group_points, nearest_neighbours
 from crossdim.tokens.sampling import farthest_points, gather_points
+
+
+def check_point_sizes(unit_m: float | int, point_hidden_size: int) -> None:
+    """Refuse sizes that no network of points can have.
+
+    Args:
+        unit_m: Metres of the unit that the networks see coordinates in.
+        point_hidden_size: First width inside :class:`MiniPointNet`.
+
+    Raises:
+        ContractError: One of them is not positive, or infinite.
+    """
+    if not 0 < unit_m < inf:
+        raise ContractError(f"unit_m {unit_m}", "is no length", "Give metres: 1 for rooms, 0.2 for things on a table")
+    if point_hidden_size < 1:
+        raise ContractError(f"point_hidden_size {point_hidden_size}", "is no width", "Give 1 or more, such as 128")
 
 
 class PointGroups(NamedTuple):
@@ -75,16 +93,20 @@ class MiniPointNet(nn.Module):
     """A token for each group; ``(batch, groups, size, 3)`` → ``(batch, groups, width)``.
 
     Args:
-        width: Of the tokens. The widths between (128, 256, 512) are fixed.
+        width: Of the tokens.
+        hidden: First width between; the next ones are twice and four times as much.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
-        self.first_conv = nn.Sequential(nn.Linear(3, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 256))
-        self.second_conv = nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, width))
+        twice, last = 2 * hidden, 4 * hidden
+        self.first_conv = nn.Sequential(
+            nn.Linear(3, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, twice)
+        )
+        self.second_conv = nn.Sequential(nn.Linear(last, last), nn.BatchNorm1d(last), nn.ReLU(), nn.Linear(last, width))
 
     def forward(self, neighbourhoods: Float[Tensor, "batch groups size 3"]) -> Float[Tensor, "batch groups width"]:
-        """Map groups of points, given relative to their centres."""
+        """Map groups of points, given relative to their centres, in units of the model."""
         batch, groups, size, _ = neighbourhoods.shape
         local = self.first_conv(neighbourhoods.reshape(-1, 3)).unflatten(0, (batch * groups, size))
         mixing = self.second_conv[0]
@@ -108,5 +130,5 @@ class PointPositions(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, places: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch width"]:
-        """Code places given in metres."""
+        """Code places given in units of the model."""
         return self.fc2(F.gelu(self.fc1(places)))

@@ -22,7 +22,7 @@ from crossdim.transforms.scene_augment import SceneAugmentation, SceneCrop
 OF_THE_ENCODERS = (
     *("hidden_size", "num_attention_heads", "points_num_hidden_layers", "points_intermediate_size"),
     *("joint_num_hidden_layers", "joint_intermediate_size"),
-    *("patch_size", "image_num_hidden_layers", "image_intermediate_size"),
+    *("patch_size", "image_num_hidden_layers", "image_intermediate_size", "point_hidden_size"),
 )
 """Keys of the model that a pre-trained one states already."""
 
@@ -39,6 +39,9 @@ class DetectorSection(Section):
         num_groups: Tokens of a cloud.
         group_size: Points of each.
         group_radius: Metres of a ball of the set abstraction.
+        point_hidden_size: First width inside the network of ``groups``; the next ones are twice and four times as much.
+        unit_m: Metres of the unit that the networks see coordinates in: 1 for rooms, 0.2 for things on a table; a
+            pre-trained model's may be replaced. A query reaches half a unit each way.
         num_queries: Boxes that are looked for.
         angle_bins: Bins of a full turn; 1 for boxes that are all upright.
         hidden_size: Width of the encoders.
@@ -64,6 +67,8 @@ class DetectorSection(Section):
     num_groups: Positive | None = None
     group_size: Positive | None = None
     group_radius: Rate | None = None
+    point_hidden_size: Positive | None = None
+    unit_m: Rate | None = None
     num_queries: Positive | None = None
     angle_bins: Positive | None = None
     hidden_size: Positive | None = None
@@ -86,6 +91,8 @@ class DetectorSection(Section):
     def _every_key_has_an_effect(self) -> "DetectorSection":
         if self.group_radius is not None and self.tokenizer == "groups":
             raise ValueError("group_radius has no effect with groups, which are the nearest points however far")
+        if self.point_hidden_size is not None and self.tokenizer != "groups":
+            raise ValueError("point_hidden_size has no effect unless tokenizer is groups")
         for key in ("patch_size", "image_num_hidden_layers", "image_intermediate_size"):
             if getattr(self, key) is not None and not self.image:
                 raise ValueError(f"{key} has no effect while image is false")

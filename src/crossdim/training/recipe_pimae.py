@@ -32,6 +32,9 @@ class SceneModelSection(Section):
         image_intermediate_size: Width inside its MLPs.
         num_groups: Groups that a cloud is divided into, one token each.
         group_size: Points of a group.
+        point_hidden_size: First width inside the network that makes a token of a group; the next ones are twice and
+            four times as much.
+        unit_m: Metres of the unit that the networks see coordinates in: 1 for rooms, 0.2 for things on a table.
         points_num_hidden_layers: Layers of the point encoder.
         points_intermediate_size: Width inside its MLPs.
         joint_num_hidden_layers: Layers of the encoder of both.
@@ -48,6 +51,8 @@ class SceneModelSection(Section):
     image_intermediate_size: Positive | None = None
     num_groups: Positive | None = None
     group_size: Positive | None = None
+    point_hidden_size: Positive | None = None
+    unit_m: Rate | None = None
     points_num_hidden_layers: Positive | None = None
     points_intermediate_size: Positive | None = None
     joint_num_hidden_layers: Positive | None = None
