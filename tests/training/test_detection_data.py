@@ -12,6 +12,7 @@ from crossdim.samples import Origin, Scene
 from crossdim.training.data import Failure, check_records
 from crossdim.training.detection_data import (
     DetectionDataset,
+    Labelling,
     collate_detection,
     few_scenes,
     prepare_for_detection,
@@ -37,8 +38,10 @@ def box(label="cube", center=(0.0, 0.0, 0.3), size=SIZES["cube"]) -> SceneBox:
     return SceneBox(label=label, center_m=center, size_m=size)
 
 
-def dataset(manifest, varied=None, outside="refuse", **options) -> DetectionDataset:
-    return DetectionDataset(manifest, CONTRACT, ("cube", "slab"), varied=varied, outside=outside, **options)
+def dataset(manifest, varied=None, outside="refuse", symmetry="none", contract=CONTRACT, **options) -> DetectionDataset:
+    return DetectionDataset(
+        manifest, contract, Labelling(("cube", "slab"), outside, symmetry), varied=varied, **options
+    )
 
 
 def test_classes_are_the_sorted_labels_of_the_training_boxes(blocks):
@@ -186,5 +189,5 @@ def test_a_contract_without_scenes_is_refused(blocks):
 
     other = PreprocessingContract(image=ImageContract(size=(8, 8)), source="test")
     with pytest.raises(ContractError, match="knows no scenes"):
-        DetectionDataset(blocks, other, ("cube",))
+        DetectionDataset(blocks, other, Labelling(("cube",)))
     assert replace(dataset(blocks).prepared(0), boxes=None).boxes is None

@@ -15,7 +15,8 @@ Differs from the code of 3DETR and PiMAE:
 * boxes are turned about the vertical of the scene, not about the y of a camera; the angle has the opposite sign.
 """
 
-from typing import Any
+from math import pi
+from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -23,6 +24,9 @@ from jaxtyping import Bool, Float, Int
 
 from crossdim.errors import GeometryError
 from crossdim.samples import Boxes3D, Camera
+
+Symmetry = Literal["none", "half_turn", "quarter_turn"]
+"""The turn about the vertical after which a box looks the same."""
 
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 """Which of the ``corners`` the twelve edges of a box join."""
@@ -106,6 +110,32 @@ def _footprint(xp: Any, sizes: Any, yaws: Any) -> tuple[Any, Any]:
     across = xp.stack([sizes[..., 1] * sign for sign in _SIGNS_Y], axis=-1)
     cosine, sine = xp.cos(yaws)[..., None], xp.sin(yaws)[..., None]
     return cosine * along - sine * across, sine * along + cosine * across
+
+
+def canonical_yaws(boxes: Float[Any, "*batch 7"], symmetry: Symmetry) -> Float[Any, "*batch 7"]:
+    """Return the same boxes with the yaw nearest 0 of those that describe each; every one fills the space it filled.
+
+    Args:
+        boxes: Centre, size, yaw.
+        symmetry: ``half_turn``: yaws from -90 to below 90 degrees; ``quarter_turn``: from -45 to below 45 degrees, and
+            an odd number of turns exchanges length and width; ``none``: as they are.
+    """
+    if symmetry == "none":
+        return boxes
+    xp = array_namespace(boxes)
+    step = pi if symmetry == "half_turn" else pi / 2
+    yaws = boxes[..., 6]
+    turns = xp.floor(yaws / step + 0.5)
+    nearest = yaws - turns * step
+    beyond = nearest >= step / 2  # by rounding alone
+    turns = xp.where(beyond, turns + 1, turns)
+    nearest = xp.where(beyond | (nearest < -step / 2), xp.full_like(nearest, -step / 2), nearest)
+    length, width = boxes[..., 3], boxes[..., 4]
+    if symmetry == "quarter_turn":
+        odd = turns % 2 == 1
+        length, width = xp.where(odd, width, length), xp.where(odd, length, width)
+    changed = xp.stack([length, width, boxes[..., 5], nearest], axis=-1)
+    return xp.concat([boxes[..., :3], changed], axis=-1)
 
 
 def volumes(boxes: Float[Any, "*batch 7"]) -> Float[Any, "*batch"]:

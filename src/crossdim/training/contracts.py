@@ -116,7 +116,7 @@ def scene_contract_for_run(
         _check_scene_fit(contract, kinds, config, section.file)
         return contract
     with_images, with_points = kinds & {"scene", "image"}, kinds & {"scene", "points"}
-    for key, there in (("image_size", with_images), ("num_points", with_points)):
+    for key, there in (("image_size", with_images), ("num_points", with_points), ("region", with_points)):
         if getattr(section, key) is not None and not there:
             raise RecipeError(f"'contract.{key}'", "is given, and the data have none of these", "Leave it out")
     frame = section.frame if isinstance(section, AlignedContractSection) else "camera"
@@ -168,7 +168,7 @@ def _scene_points(section: SceneContractSection, config: SceneConfig) -> PointsC
             f"is {kept}, and {config.num_groups} groups of {config.group_size} need {fewest} points",
             "Keep more points, or set model.num_groups and model.group_size",
         )
-    return PointsContract(drawn=section.drawn_points, kept=kept, fewest=fewest)
+    return PointsContract(drawn=section.drawn_points, kept=kept, fewest=fewest, region=section.region)
 
 
 def _check_scene_fit(contract: PreprocessingContract, kinds: Set[str], config: SceneConfig, name: str) -> None:

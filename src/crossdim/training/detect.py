@@ -11,7 +11,13 @@ from transformers import TrainerCallback, set_seed
 from crossdim.datasets.manifest import Manifest
 from crossdim.training.data import Collate
 from crossdim.training.detection_conclusion import conclude_detection
-from crossdim.training.detection_data import DetectionDataset, DetectionParts, collate_detection, split_scenes
+from crossdim.training.detection_data import (
+    DetectionDataset,
+    DetectionParts,
+    Labelling,
+    collate_detection,
+    split_scenes,
+)
 from crossdim.training.detection_evaluation import batches_of, protocol_of
 from crossdim.training.detection_model import Beginning, begin, learning_factor
 from crossdim.training.detection_trainer import AveragingTrainer, DetectionTrainer, DetectionValidation
@@ -89,15 +95,14 @@ def make_dataset(
         parts: Knows the classes.
     """
     share = {"train": 0.7, "val": 0.3}.get(name, 0.0)
-    left_out = recipe.labels.outside == "leave_out"
+    outside = "keep" if recipe.labels.outside == "leave_out" and name != "train" else recipe.labels.outside
     return DetectionDataset(
         part,
         beginning.contract,
-        parts.classes,
+        Labelling(parts.classes, outside, recipe.labels.symmetry),
         recipe.seed,
         beginning.config.skip_points_near_origin,
         (recipe.crop, recipe.augmentation) if name == "train" else None,
-        "keep" if left_out and name != "train" else recipe.labels.outside,
         cache_bytes=int(share * recipe.hardware.cache_gib * 2**30),
     )
 

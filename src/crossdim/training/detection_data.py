@@ -5,8 +5,9 @@ evaluated are drawn as :mod:`crossdim.inference` draws them, the same way each t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from crossdim.datasets.manifest import Manifest, Record
 from crossdim.datasets.scene_record import SceneBox
 from crossdim.datasets.scenes import load_scene
 from crossdim.errors import ContractError, RecipeError, nearest
-from crossdim.geometry.boxes import as_array, envelopes
+from crossdim.geometry.boxes import Symmetry, as_array, canonical_yaws, envelopes
 from crossdim.samples import Boxes3D, Scene
 from crossdim.training.data import Batch, KeptRecords
 from crossdim.training.recipe_detect import LabelsSection
@@ -26,7 +27,15 @@ from crossdim.training.schedule import Draw
 from crossdim.transforms.augment import generator_for
 from crossdim.transforms.contract import PreprocessingContract
 from crossdim.transforms.scene_augment import SceneAugmentation, SceneCrop
-from crossdim.transforms.scenes import PreparedScene, SceneContract, collate_scenes, draw_points, prepare_scene
+from crossdim.transforms.scenes import (
+    PreparedScene,
+    SceneContract,
+    collate_scenes,
+    draw_points,
+    in_words,
+    prepare_scene,
+    within,
+)
 
 
 @dataclass(frozen=True)
@@ -80,17 +89,46 @@ def split_scenes(manifest: Manifest, labels: LabelsSection, image: bool, seed: i
     classes = labels.classes or tuple(found)
     lost = Counter(box.label for record in known for box in _boxes(record) if box.label not in classes)
     if lost and labels.other_classes == "refuse":
-        _refuse_other_classes(known, classes)
+        _refuse_other_classes(known, classes, "name it in labels.classes, or set labels.other_classes=leave_out")
     labelled = Manifest(manifest.header, tuple(_of_classes(record, classes) for record in known))
     train = labelled.split("train")
     if not any(map(_boxes, train.records)):
         raise RecipeError("'labels.classes'", "names no class of a training box", nearest(classes[0], found))
-    left_out = {f"boxes of class '{name}'": count for name, count in sorted(lost.items())}
-    unknown = sum(record.kind == "scene" and not boxes_known(record) for record in manifest.records)
-    if unknown:
-        left_out["scenes without known boxes"] = unknown
+    left_out = _left_out(manifest, lost)
     parts = DetectionParts(classes, labelled, train, labelled.split("val"), labelled.split("test"), left_out)
     return replace(parts, train=few_scenes(train, labels, seed))
+
+
+def scenes_to_measure(
+    manifest: Manifest, classes: Sequence[str], image: bool, other_classes: Literal["refuse", "leave_out"] = "refuse"
+) -> tuple[Manifest, dict[str, int]]:
+    """Return the labelled scenes that a trained detector can be measured on, and what is not used, as training does.
+
+    Args:
+        manifest: Usually one split.
+        classes: That the detector knows.
+        image: Whether it looks at images; otherwise scenes are their points.
+        other_classes: Whether a box of a class that it does not know is refused, or left out.
+
+    Raises:
+        RecipeError: There is no labelled scene, one has no points, or a box is of an unknown class.
+    """
+    known = [_used(record, image) for record in manifest.records if boxes_known(record)]
+    if not known:
+        reason = "has no scene whose boxes are known in this part"
+        raise RecipeError(f"manifest '{manifest.header.name}'", reason, "Choose another part with --split")
+    lost = Counter(box.label for record in known for box in _boxes(record) if box.label not in classes)
+    if lost and other_classes == "refuse":
+        _refuse_other_classes(known, classes, "or leave such boxes out with --other-classes leave_out")
+    scenes = Manifest(manifest.header, tuple(_of_classes(record, classes) for record in known))
+    return scenes, _left_out(manifest, lost)
+
+
+def _left_out(manifest: Manifest, lost: Mapping[str, int]) -> dict[str, int]:
+    """Return what is not used, in words, and how many of it."""
+    left_out = {f"boxes of class '{name}'": count for name, count in sorted(lost.items())}
+    unknown = sum(record.kind == "scene" and not boxes_known(record) for record in manifest.records)
+    return left_out | ({"scenes without known boxes": unknown} if unknown else {})
 
 
 def boxes_known(record: Record) -> bool:
@@ -124,15 +162,15 @@ def _of_classes(record: Record, classes: Sequence[str]) -> Record:
     return record.model_copy(update={"scene": record.scene.model_copy(update={"boxes": kept})})
 
 
-def _refuse_other_classes(records: Iterable[Record], classes: Sequence[str]) -> None:
+def _refuse_other_classes(records: Iterable[Record], classes: Sequence[str], remedy: str) -> None:
     for record in records:
         for box in _boxes(record):
             if box.label not in classes:
                 raise RecipeError(
                     f"record '{record.id}'",
-                    f"has a box of class '{box.label}', which is none of the {len(classes)} that are learned "
+                    f"has a box of class '{box.label}', which is none of the {len(classes)} of the detector "
                     f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})",
-                    "Mend the label, name it in labels.classes, or set labels.other_classes=leave_out",
+                    f"Mend the label, {remedy}",
                 )
 
 
@@ -170,17 +208,32 @@ class DetectionSample:
     scene: PreparedScene
 
 
+@dataclass(frozen=True)
+class Labelling:
+    """How boxes become labels.
+
+    Attributes:
+        classes: Names, in the order of their numbers.
+        outside: Whether a box that does not reach into the points, or whose centre lies outside of the region, is
+            refused, left out, or kept.
+        symmetry: Turn after which boxes look the same: their yaws are the nearest to 0 of those that describe them.
+    """
+
+    classes: tuple[str, ...]
+    outside: Literal["refuse", "leave_out", "keep"] = "refuse"
+    symmetry: Symmetry = "none"
+
+
 class DetectionDataset(KeptRecords[PreparedScene]):
     """Labelled scenes, read, prepared by the contract, cut, drawn, varied and thinned.
 
     Args:
         manifest: Labelled scenes.
         contract: Its part for scenes is used.
-        classes: Names, in the order of their numbers.
+        labelling: How boxes become labels.
         seed: Of drawn points and variation.
         skip_near_origin: Whether no token has its place near the origin.
         varied: What is cut out and what is varied; None evaluates: every scene is drawn the same way each time.
-        outside: Whether a box that does not reach into the points is refused, left out, or kept.
         cache_bytes: Memory for prepared scenes.
 
     Raises:
@@ -191,17 +244,21 @@ class DetectionDataset(KeptRecords[PreparedScene]):
         self,
         manifest: Manifest,
         contract: PreprocessingContract,
-        classes: Sequence[str],
+        labelling: Labelling,
         seed: int = 0,
         skip_near_origin: bool = False,
         varied: tuple[SceneCrop, SceneAugmentation] | None = None,
-        outside: str = "refuse",
         cache_bytes: int = 0,
     ) -> None:
         super().__init__(manifest, contract, seed, cache_bytes)
         self.scene = scene_part(contract)
-        self.classes = tuple(classes)
-        self.skip_near_origin, self.varied, self.outside = skip_near_origin, varied, outside
+        self._region = None if self.scene.points is None else self.scene.points.region
+        self.labelling, self.skip_near_origin, self.varied = labelling, skip_near_origin, varied
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers."""
+        return self.labelling.classes
 
     def read(self, index: int) -> PreparedScene:
         """Return a scene as the contract makes it, with all its points and its boxes.
@@ -210,7 +267,7 @@ class DetectionDataset(KeptRecords[PreparedScene]):
             index: Place in the manifest.
 
         Raises:
-            ContractError: It does not fit the contract, or a box does not reach into its points.
+            ContractError: It does not fit the contract, or a box lies outside of its points or of the region.
         """
         record = self.manifest.records[index]
         scene = load_scene(self.manifest, record)
@@ -220,12 +277,33 @@ class DetectionDataset(KeptRecords[PreparedScene]):
         assert prepared.points is not None
         classes = torch.tensor([self.classes.index(name) for name in labels.labels], dtype=torch.int64)
         boxes = torch.from_numpy(as_array(labels))
-        if self.outside != "keep":
-            away = ~_reaching(boxes, prepared.points)
-            if self.outside == "refuse" and bool(away.any()):
-                raise _outside(record, labels, int(away.int().argmax()))
-            boxes, classes = boxes[~away], classes[~away]
+        if self.labelling.outside != "keep":
+            inside = self._inside(boxes, prepared.points)
+            if self.labelling.outside == "refuse" and not bool(inside.all()):
+                raise self._outside(record, labels, int(inside.int().argmin()))
+            boxes, classes = boxes[inside], classes[inside]
         return replace(prepared, boxes=boxes, classes=classes)
+
+    def _inside(self, boxes: Float[Tensor, "boxes 7"], points: Float[Tensor, "points 3"]) -> Bool[Tensor, " boxes"]:
+        """Return which boxes reach into the upright box around the points, and have their centre in the region."""
+        low, high = envelopes(boxes)
+        reaching = ((low <= points.amax(0)) & (high >= points.amin(0))).all(dim=1)
+        return reaching if self._region is None else reaching & within(boxes[:, :3], self._region)
+
+    def _outside(self, record: Record, boxes: Boxes3D, place: int) -> ContractError:
+        center = boxes.centers_m[place]
+        what = f"has a box ({boxes.labels[place]}, centre {', '.join(f'{value:.2f}' for value in center)} m) outside of"
+        if self._region is not None and not within(boxes.centers_m, self._region)[place]:
+            return ContractError(
+                f"record '{record.id}'",
+                f"{what} the region that is looked at ({in_words(self._region)})",
+                "Mend contract.region or the box, or set labels.outside=leave_out",
+            )
+        return ContractError(
+            f"record '{record.id}'",
+            f"{what} its points",
+            "Check units and frame with 'crossdim inspect', or set labels.outside=leave_out",
+        )
 
     def drawn(self, draw: Draw) -> PreparedScene:
         """Return a scene with its drawn points, varied if this is for training, before they are thinned.
@@ -235,10 +313,13 @@ class DetectionDataset(KeptRecords[PreparedScene]):
         """
         prepared = self.prepared(draw.place)
         if self.varied is None:
-            return draw_points(prepared, self.scene, generator_for(0, 0, 0))
-        generator = generator_for(self.seed, draw.cycle, draw.place)
-        crop, augmentation = self.varied
-        return augmentation.vary(draw_points(crop.cut(prepared, generator), self.scene, generator), generator)
+            drawn = draw_points(prepared, self.scene, generator_for(0, 0, 0))
+        else:
+            generator = generator_for(self.seed, draw.cycle, draw.place)
+            crop, augmentation = self.varied
+            drawn = augmentation.vary(draw_points(crop.cut(prepared, generator), self.scene, generator), generator)
+        assert drawn.boxes is not None
+        return replace(drawn, boxes=canonical_yaws(drawn.boxes, self.labelling.symmetry))
 
     def _sample(self, draw: Draw) -> DetectionSample:
         return DetectionSample(thinned(self.drawn(draw), self.scene, self.skip_near_origin))
@@ -259,21 +340,6 @@ def prepare_for_detection(scene: Scene, contract: SceneContract) -> PreparedScen
     if contract.image is None:
         scene = replace(scene, image=None)
     return replace(prepare_scene(scene, contract), projection=None, frame_size=None)
-
-
-def _reaching(boxes: Float[Tensor, "boxes 7"], points: Float[Tensor, "points 3"]) -> Bool[Tensor, " boxes"]:
-    """Return which boxes reach into the upright box around the points."""
-    low, high = envelopes(boxes)
-    return ((low <= points.amax(0)) & (high >= points.amin(0))).all(dim=1)
-
-
-def _outside(record: Record, boxes: Boxes3D, place: int) -> ContractError:
-    center = ", ".join(f"{value:.2f}" for value in boxes.centers_m[place])
-    return ContractError(
-        f"record '{record.id}'",
-        f"has a box ({boxes.labels[place]}, centre {center} m) outside of its points",
-        "Check units and frame with 'crossdim inspect', or set labels.outside=leave_out",
-    )
 
 
 def collate_detection(samples: Sequence[DetectionSample]) -> Batch:

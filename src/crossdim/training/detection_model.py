@@ -22,6 +22,7 @@ from crossdim.training.recipe_detect import OF_THE_ENCODERS, DetectRecipe
 from crossdim.training.recipe_pimae import SceneContractSection
 from crossdim.training.scenes import scene_part
 from crossdim.transforms.contract import PointsContract, PreprocessingContract
+from crossdim.transforms.scenes import Region, SceneContract
 
 _LAYER = re.compile(r"\.(points_encoder|image_encoder|joint|decoder)\.layers\.(\d+)\.")
 _BEFORE_THE_DECODER = ("detr3d.projection.", "detr3d.query_projection.")
@@ -30,6 +31,8 @@ _LAST = "detr3d.decoder.norm.weight"
 """A parameter that comes from another detector, and never from PiMAE."""
 _AS_BEFORE = "for detection, as pre-trained: "
 _OF_TOKENS = ("num_points", "num_groups", "group_size")
+_OF_POINTS = ("drawn_points", "num_points", "region")
+"""Keys of the contract that may be stated beside a pre-trained model's."""
 _OF_PRETRAINING = ("image_size", "decoder_hidden_size", "id2label", *OF_THE_ENCODERS)
 """Keys of a preset that a pre-trained model decides."""
 
@@ -109,7 +112,7 @@ def begin(recipe: DetectRecipe, parts: DetectionParts, start: Path | None) -> Be
         if config.image and scene.image is None:
             raise ContractError(start, "was pre-trained without images", "Set model.image=false")
     config.num_points = stated.num_points or config.num_points
-    points = _points(config, drawn)
+    points = _points(config, drawn, stated.region or _region_of(scene))
     part = scene.model_copy(update={"points": points, "image": scene.image if config.image else None})
     source = f"{_AS_BEFORE}{pretrained.source.removeprefix(_AS_BEFORE)}"
     contract = PreprocessingContract(scene=part, source=source)
@@ -147,7 +150,7 @@ def _refuse_stated_twice(recipe: DetectRecipe, sizes: Iterable[str]) -> None:
             reason = "is given, and the pre-trained model has its own"
             raise RecipeError(f"'model.{key}'", reason, "Leave it out")
     for key, field in SceneContractSection.model_fields.items():
-        if key not in {"drawn_points", "num_points"} and getattr(recipe.contract, key) != field.default:
+        if key not in _OF_POINTS and getattr(recipe.contract, key) != field.default:
             reason = "is given, and the pre-trained model has its own"
             raise RecipeError(f"'contract.{key}'", reason, "Leave it out")
     if recipe.transfer == "official" and recipe.model.image:
@@ -186,7 +189,11 @@ def _queries(recipe: DetectRecipe, groups: int) -> int:
     return recipe.model.num_queries or min(preset, groups)
 
 
-def _points(config: Detr3dConfig, drawn: int) -> PointsContract:
+def _region_of(scene: SceneContract) -> Region | None:
+    return None if scene.points is None else scene.points.region
+
+
+def _points(config: Detr3dConfig, drawn: int, region: Region | None) -> PointsContract:
     fewest = max(config.num_groups, config.group_size)
     if not fewest <= config.num_points <= drawn:
         raise RecipeError(
@@ -195,7 +202,7 @@ def _points(config: Detr3dConfig, drawn: int) -> PointsContract:
             f"and {drawn} are drawn",
             "Set contract.num_points and contract.drawn_points",
         )
-    return PointsContract(drawn=drawn, kept=config.num_points, fewest=fewest)
+    return PointsContract(drawn=drawn, kept=config.num_points, fewest=fewest, region=region)
 
 
 def learning_factor(name: str, config: Detr3dConfig, pretrained: Collection[str], decay: float) -> float:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from crossdim.geometry.boxes import Symmetry
 from crossdim.training.recipe import FinetuneLoggingSection
 from crossdim.training.recipe_pimae import SceneContractSection
 from crossdim.training.sections import (
@@ -137,8 +138,10 @@ class LabelsSection(Section):
     Attributes:
         classes: Names of the classes; None takes all that training boxes have.
         other_classes: A box of a class that is not among them is refused, or left out in training and evaluation.
-        outside: A box that does not reach into the points of its scene is refused, or left out in training; evaluation
-            keeps it, as one that cannot be found.
+        outside: A box that does not reach into the points of its scene, or whose centre lies outside of the region, is
+            refused, or left out in training; evaluation keeps it, as one that cannot be found.
+        symmetry: Boxes look the same after a ``half_turn`` or a ``quarter_turn`` about the vertical: of the yaws that
+            describe one box, the nearest to 0 is learned. A quarter turn exchanges length and width.
         fraction: Share of the labelled training scenes that are used, drawn with the seed; what a smaller share holds,
             a larger one holds too.
         scenes: Number of the labelled training scenes that are used, instead of a share.
@@ -147,6 +150,7 @@ class LabelsSection(Section):
     classes: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = None
     other_classes: Literal["refuse", "leave_out"] = "refuse"
     outside: Literal["refuse", "leave_out"] = "refuse"
+    symmetry: Symmetry = "none"
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     scenes: Positive | None = None
 
@@ -234,7 +238,8 @@ class DetectRecipe(Section):
         model: The detector.
         loss: What it learns.
         labels: What of the labels it learns from.
-        contract: How scenes become tensors. From a pre-trained model only the numbers of points may be stated.
+        contract: How scenes become tensors. Beside a pre-trained model only the numbers of points and the region
+            may be stated, which take the place of its own.
         augmentation: What is varied.
         crop: What is cut out.
         batch: Scenes per forward.

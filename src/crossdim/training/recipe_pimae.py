@@ -17,6 +17,7 @@ from crossdim.training.sections import (
     Weight,
 )
 from crossdim.transforms.scene_augment import SceneAugmentation
+from crossdim.transforms.scenes import Region
 
 
 class SceneModelSection(Section):
@@ -148,6 +149,8 @@ class SceneContractSection(Section):
         statistics: Mean and deviation that images are normalised with: of the ``data``, or ImageNet's.
         drawn_points: Points drawn from a cloud at random.
         num_points: Points that the model sees, spread over the drawn ones; None takes the preset's.
+        region: Lowest and highest (x, y, z) of the part of every scene that is looked at, in metres of its frame, such
+            as what is on a table; None takes all points.
     """
 
     file: str | None = None
@@ -156,6 +159,7 @@ class SceneContractSection(Section):
     statistics: Literal["data", "imagenet"] = "data"
     drawn_points: Positive = 20000
     num_points: Positive | None = None
+    region: Region | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "SceneContractSection":

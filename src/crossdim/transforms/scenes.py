@@ -8,14 +8,14 @@ Differs from the authors' code: an image is resized once (theirs twice, to 530 x
 projection knows the frame's own size (theirs divides by 730 and 530 whatever the camera: ``frame="released"``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from jaxtyping import Bool, Float, Int
+from pydantic import AfterValidator, Field, FiniteFloat, model_serializer, model_validator
 from torch import Tensor
 
 from crossdim.errors import ContractError
@@ -25,6 +25,18 @@ from crossdim.transforms.image import ImageContract, prepare_image
 from crossdim.transforms.intensity import Part
 
 Positive = Annotated[int, Field(ge=1)]
+Place = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+def _lowest_first(region: tuple[Place, Place]) -> tuple[Place, Place]:
+    for axis, low, high in zip("xyz", *region, strict=True):
+        if low >= high:
+            raise ValueError(f"must be (lowest, highest) along every axis, and {axis} goes from {low:g} to {high:g}")
+    return region
+
+
+Region = Annotated[tuple[Place, Place], AfterValidator(_lowest_first)]
+"""An upright box: its lowest (x, y, z) and its highest, in metres of the scene's frame."""
 
 RELEASED_FRAME = (530, 730)
 """(height, width) that the authors divide every pixel by."""
@@ -38,17 +50,27 @@ class PointsContract(Part):
         kept: Points that the model sees: spread over what was drawn by farthest-point sampling. A cloud with fewer is
             filled up with its own points, repeated one after the other.
         fewest: A cloud with fewer points is refused; the number of groups, each of which has a centre of its own.
+        region: Points outside of it are left out, before any are drawn or counted; None takes all.
     """
 
     drawn: Positive = 20000
     kept: Positive = 2048
     fewest: Positive = 128
+    region: Region | None = None
 
     @model_validator(mode="after")
     def _numbers_fall(self) -> "PointsContract":
         if not self.fewest <= self.kept <= self.drawn:
             raise ValueError(f"needs fewest <= kept <= drawn, and they are {self.fewest}, {self.kept} and {self.drawn}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave the region out where there is none, so that contracts written before there were any keep their hash."""
+        tree = handler(self)
+        if self.region is None:
+            tree.pop("region", None)
+        return tree
 
 
 class SceneContract(Part):
@@ -138,17 +160,47 @@ def _points(
         raise ContractError(
             subject, "has points, and the model knows images only", "Give its image alone, or another model"
         )
+    fewest, region = contract.points.fewest, contract.points.region
     points = cloud.points[np.isfinite(cloud.points).all(axis=1)]
-    broken = len(cloud.points) - len(points)
-    if len(points) < contract.points.fewest:
+    broken, finite = len(cloud.points) - len(points), len(points)
+    if finite < fewest:
         lost = f" ({broken} more are not finite)" if broken else ""
         raise ContractError(
             subject,
-            f"has {len(points)} points{lost}, and the model needs {contract.points.fewest} at least",
+            f"has {finite} points{lost}, and the model needs {fewest} at least",
             "Give a denser cloud, or train a model with fewer groups",
         )
+    if region is not None:
+        points = points[within(points, region)]
+        if len(points) < fewest:
+            raise ContractError(
+                subject,
+                f"has {len(points)} of its {finite} points in the region that the model looks at "
+                f"({in_words(region)}), and the model needs {fewest} at least",
+                "Look at the scene with 'crossdim inspect'; check its frame and contract.region",
+            )
     notes = (f"{broken} points that are not finite were left out",) if broken else ()
     return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32)), notes
+
+
+def within(places: Float[Any, "places 3"], region: tuple[Place, Place]) -> Bool[Any, " places"]:
+    """Return which places lie in a region; its faces belong to it.
+
+    Args:
+        places: In metres of the scene's frame.
+        region: Lowest and highest (x, y, z).
+    """
+    x, y, z = ((places[:, axis] >= region[0][axis]) & (places[:, axis] <= region[1][axis]) for axis in range(3))
+    return x & y & z
+
+
+def in_words(region: tuple[Place, Place]) -> str:
+    """Return a region as a user reads it.
+
+    Args:
+        region: Lowest and highest (x, y, z), in metres.
+    """
+    return ", ".join(f"{axis} {low:g} to {high:g}" for axis, low, high in zip("xyz", *region, strict=True)) + " m"
 
 
 def _pixels(image: Image, contract: SceneContract, subject: str) -> Float[Tensor, "channels height width"]:
