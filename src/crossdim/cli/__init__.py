@@ -13,7 +13,18 @@ import typer
 from typer.core import TyperGroup
 
 from crossdim import __version__
-from crossdim.cli import asking, conversion, detection, evaluation, inspection, preparation, system, training, use
+from crossdim.cli import (
+    asking,
+    conversion,
+    detection,
+    evaluation,
+    export,
+    inspection,
+    preparation,
+    system,
+    training,
+    use,
+)
 from crossdim.cli.console import complain, examples
 from crossdim.errors import CrossdimError
 
@@ -76,6 +87,7 @@ use.register(app)
 detection.register(app)
 asking.register(app)
 conversion.register(app)
+export.register(app)
 system.register(app)
 
 
