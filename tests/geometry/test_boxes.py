@@ -13,6 +13,7 @@ from crossdim.geometry.boxes import (
     EDGES,
     as_array,
     axis_aligned_iou,
+    canonical_yaws,
     check_boxes,
     contains,
     corners,
@@ -28,6 +29,8 @@ from crossdim.geometry.camera import LEVEL
 from crossdim.samples import Boxes3D, Camera
 from tests.conftest import ROOT
 
+TURNS = [("half_turn", np.pi), ("quarter_turn", np.pi / 2)]
+each_turn = pytest.mark.parametrize(("symmetry", "turn"), TURNS)
 UNIT = np.array([0.0, 0, 0, 1, 1, 1, 0])
 OVERLAPS = [intersection_volume, iou_3d, giou_3d, axis_aligned_iou]
 each_overlap = pytest.mark.parametrize("overlap", OVERLAPS, ids=lambda overlap: overlap.__name__)
@@ -419,3 +422,58 @@ def test_a_pose_in_the_camera_maps_a_boxs_own_corners_to_where_the_camera_has_th
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(poses[:, :3, :3]), 1)
     assert poses_in_camera(Boxes3D(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), ()), camera).shape == (0, 4, 4)
+
+
+def corner_set(one: np.ndarray) -> np.ndarray:
+    """Return the corners of a box in an order that does not depend on how it is described."""
+    found = corners(one[:3], one[3:6], one[6]) - one[:3]
+    around = np.round(np.arctan2(found[:, 1], found[:, 0]), 6)
+    around[around <= -3.141592] = np.round(np.pi, 6)
+    return found[np.lexsort((around, found[:, 2]))]
+
+
+@each_turn
+@given(one=any_box)
+def test_a_canonical_box_fills_the_space_it_filled(symmetry, turn, one):
+    found = canonical_yaws(one, symmetry)
+    assert -turn / 2 <= found[6] < turn / 2
+    assert np.array_equal(found[[0, 1, 2, 5]], one[[0, 1, 2, 5]])
+    assert np.allclose(corner_set(found), corner_set(one), atol=1e-5)
+    assert iou_3d(one, found, pairwise=False) == pytest.approx(1, abs=1e-6)
+    assert np.array_equal(canonical_yaws(found, symmetry), found)
+
+
+@each_turn
+@given(one=any_box, turns=st.integers(-6, 6))
+def test_a_box_described_from_another_side_has_the_same_yaw(symmetry, turn, one, turns):
+    other = one.copy()
+    other[6] += turns * turn
+    if symmetry == "quarter_turn" and turns % 2:
+        other[[3, 4]] = one[[4, 3]]
+    first, second = canonical_yaws(one, symmetry), canonical_yaws(other, symmetry)
+    # At the border of the range rounding decides between the two ends.
+    away = abs(first[6] - second[6])
+    assert min(away, abs(away - turn)) < 1e-9
+    if away < 1e-9:
+        assert np.array_equal(first[3:6], second[3:6])
+
+
+@each_turn
+def test_the_yaw_stays_below_the_end_of_its_range_whatever_rounds(symmetry, turn):
+    for turns in range(-9, 10):
+        border = turn / 2 + turns * turn
+        for yaw in (np.nextafter(border, -np.inf), border, np.nextafter(border, np.inf)):
+            one = box(size=(1.0, 2.0, 3.0), yaw=yaw)
+            found = canonical_yaws(one, symmetry)
+            assert -turn / 2 <= found[6] < turn / 2
+            assert iou_3d(one, found, pairwise=False) == pytest.approx(1)
+
+
+def test_yaws_stay_where_nothing_is_symmetric_and_torch_has_the_same_ones():
+    boxes = random_boxes(50, 3)
+    assert canonical_yaws(boxes, "none") is boxes
+    for symmetry, _ in TURNS:
+        expected = canonical_yaws(boxes, symmetry)
+        assert np.allclose(canonical_yaws(torch.from_numpy(boxes), symmetry).numpy(), expected)
+        assert (expected[:, 3] != boxes[:, 3]).any() == (symmetry == "quarter_turn")
+        assert canonical_yaws(torch.zeros(0, 7), symmetry).shape == (0, 7)

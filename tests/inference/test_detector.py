@@ -137,6 +137,25 @@ def test_a_list_gives_a_scene_for_each_and_says_how_far_it_is(model, place):
     assert shown[-1] == (12, 12)
 
 
+def test_boxes_are_found_in_the_region_alone_whatever_lies_around_it(model, place):
+    ((_, load),) = find_scenes(f"{place / 'blocks.jsonl'}#s02")
+    scene, region = load(), ((-2.0, -2.0, -0.5), (0.0, 2.0, 1.5))
+    points = model.contract.scene.points.model_copy(update={"region": region})
+    contract = PreprocessingContract(scene=model.contract.scene.model_copy(update={"points": points}), source="a test")
+    narrow = Detector(model.model, contract, "toy")
+    inside = scene.points.points[(scene.points.points[:, 0] <= 0)]
+    found, part = (
+        narrow.boxes(scene, 0.0),
+        model.boxes(replace(scene, points=replace(scene.points, points=inside)), 0.0),
+    )
+    assert len(found) > 0
+    assert np.array_equal(as_array(found), as_array(part))
+    assert points_inside(as_array(found), inside).min() >= 5
+    assert len(narrow.detect(f"{place / 'blocks.jsonl'}#s02", 0.0).points.points) == len(scene.points.points)
+    with pytest.raises(ContractError, match=r"in the region that the model looks at \(x -2 to 0"):
+        narrow.boxes(replace(scene, points=replace(scene.points, points=scene.points.points + np.float32(9))))
+
+
 def test_several_scenes_where_one_is_meant_are_refused(model, place):
     with pytest.raises(ContractError, match=r"holds 12 scenes.*in a list"):
         model.detect(place / "blocks.jsonl")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossdim.errors import ContractError, GeometryError, RecipeError
-from crossdim.geometry.boxes import iou_3d
+from crossdim.geometry.boxes import canonical_yaws, iou_3d
 from crossdim.metrics.detection3d import (
     Detections,
     Protocol,
@@ -52,6 +52,25 @@ def random_scenes(seed, scenes=4, classes=3):
         scores = generator.permutation(100)[:guesses] / 100
         every.append((found(*zip(near, generator.integers(0, classes, guesses), scores, strict=True)), truth))
     return zip(*every, strict=True)
+
+
+def test_labels_with_another_yaw_for_the_same_box_measure_the_same():
+    random = np.random.default_rng(4)
+    for symmetry in ("half_turn", "quarter_turn"):
+        guesses, truths, others = [], [], []
+        for _ in range(12):
+            boxes = boxes_at(0, 4, 8, size=1.5)
+            boxes[:, 3:5] *= random.uniform(0.5, 2, (3, 2))
+            boxes[:, 6] = random.uniform(-4, 4, 3)
+            near = boxes + random.normal(0, 0.15, boxes.shape)
+            classes = random.integers(0, 3, 3)
+            guesses.append(Detections(near, random.permutation(classes), random.permutation(300)[:3] / 300))
+            truths.append(TrueBoxes(boxes, classes))
+            others.append(TrueBoxes(canonical_yaws(boxes, symmetry), classes))
+        assert not np.allclose(truths[0].boxes, others[0].boxes)
+        one, other = (evaluate_detections(guesses, each, NAMES, bootstrap=100) for each in (truths, others))
+        assert 0.1 < one.thresholds[0].mean_average_precision.value < 1
+        assert one == other
 
 
 def plain_average_precision(found, truth, number, iou):

@@ -1,6 +1,7 @@
 """Training of a detector on tiny scenes: where it begins, what it learns, keeps, measures and leaves behind."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -225,6 +226,18 @@ def test_everything_that_has_a_place_comes_from_the_pre_trained_model(pretrained
     assert set(names) == moved
     assert all(ours[name].equal(theirs[name.replace("detr3d.", "pimae.", 1)]) for name in names)
     assert not {name for name in moved if "decoder" in name or "head" in name or "image" in name}
+
+
+def test_the_region_is_the_pre_trained_models_unless_the_recipe_says_another(pretrained, tmp_path):
+    data, stated = pretrained.parent / "boxes.jsonl", "contract.region=[[-1, 1, 0], [1, 3, 2.5]]"
+    assert begun(seen(), data, pretrained).contract.scene.points.region is None
+    beginning = begun(seen(stated), data, pretrained)
+    assert beginning.contract.scene.points.region == ((-1, 1, 0), (1, 3, 2.5))
+    started = shutil.copytree(pretrained, tmp_path / "looks_at_a_part")
+    beginning.contract.save_pretrained(started)
+    assert begun(seen(), data, started).contract.scene.points.region == ((-1, 1, 0), (1, 3, 2.5))
+    wide = begun(seen("contract.region=[[-9, -9, -9], [9, 9, 9]]"), data, started).contract.scene.points.region
+    assert wide == ((-9, -9, -9), (9, 9, 9))
 
 
 def test_the_image_branch_comes_along_where_images_are_used(pretrained):

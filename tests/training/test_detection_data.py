@@ -8,6 +8,7 @@ import torch
 from crossdim.datasets.manifest import Manifest
 from crossdim.datasets.scene_record import SceneBox
 from crossdim.errors import ContractError, ReadError, RecipeError
+from crossdim.geometry.boxes import canonical_yaws
 from crossdim.samples import Origin, Scene
 from crossdim.training.data import Failure, check_records
 from crossdim.training.detection_data import (
@@ -151,6 +152,46 @@ def test_a_batch_has_as_many_labels_as_scenes_an_empty_one_included(blocks):
     assert [labels["boxes"].shape for labels in batch["labels"]] == [(1, 7), (2, 7), (0, 7)]
     assert [labels["classes"].tolist() for labels in batch["labels"]] == [[0], [1, 0], []]
     assert batch["labels"][0]["boxes"].dtype == torch.float32
+
+
+def looking_at(*region) -> PreprocessingContract:
+    points = CONTRACT.scene.points.model_copy(update={"region": region})
+    return PreprocessingContract(scene=SceneContract(points=points), source="test")
+
+
+def test_a_box_is_in_the_region_where_its_centre_is(blocks):
+    half = looking_at((-2.0, -2.0, -0.1), (0.0, 2.0, 1.0))
+    boxes = (box("cube", (-0.1, 0.0, 0.3)), box("cube", (0.1, 0.0, 0.3)), box("slab", (1.5, 0.0, 0.2)))
+    two_out = with_boxes(blocks, 0, boxes)
+    message = r"record 's00': has a box \(cube, centre 0\.10, 0\.00, 0\.30 m\) outside of the region that is looked at"
+    with pytest.raises(ContractError, match=message + r" \(x -2 to 0, .*contract\.region.*labels\.outside=leave_out"):
+        dataset(two_out, contract=half).read(0)
+    kept = dataset(two_out, outside="leave_out", contract=half).read(0)
+    assert kept.boxes[:, 0].tolist() == [-0.1]
+    assert kept.classes.tolist() == [0]
+    assert float(kept.points[:, 0].max()) <= 0
+    assert len(dataset(two_out, outside="keep", contract=half).read(0).boxes) == 3
+
+
+def test_a_box_in_the_region_and_away_from_its_points_is_told_of_the_points(blocks):
+    above = with_boxes(blocks, 0, (box("slab", (0.0, 0.0, 300.0), (2.0, 2.0, 2.0)),))
+    with pytest.raises(ContractError, match="outside of its points"):
+        dataset(above, contract=looking_at((-2.0, -2.0, -1.0), (2.0, 2.0, 900.0))).read(0)
+
+
+@pytest.mark.parametrize(("symmetry", "limit"), [("half_turn", 90), ("quarter_turn", 45)])
+def test_what_looks_the_same_after_a_turn_is_labelled_the_same_in_training_and_evaluation(blocks, symmetry, limit):
+    varied = (SceneCrop(), SceneAugmentation(flip_x=0.5, rotation_deg=180, scale=(0.8, 1.2)))
+    turned = 0
+    for variation in (varied, None):
+        plain, canonical = dataset(blocks, variation), dataset(blocks, variation, symmetry=symmetry)
+        for place in range(18):
+            before, after = plain[Draw(2, place)].scene, canonical[Draw(2, place)].scene
+            assert torch.equal(before.points, after.points)
+            assert (after.boxes[:, 6].rad2deg().abs() <= limit).all()
+            assert torch.equal(canonical_yaws(before.boxes, symmetry), after.boxes)
+            turned += int((before.boxes[:, 6] != after.boxes[:, 6]).sum())
+    assert turned > 20
 
 
 @pytest.mark.parametrize("place", [(9.0, 0.0, 0.3), (0.0, 0.0, 300.0), (-2600.0, 0.0, 300.0)])

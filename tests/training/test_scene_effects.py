@@ -11,6 +11,7 @@ from tests.training.test_effects import Ready, outcome, splitted
 CHANGES = (
     "seed=1", "model.preset=paper", "contract.image_size=[16, 16]", "contract.image_size=null contract.image_tokens=6",
     "contract.statistics=imagenet", "contract.drawn_points=150", "contract.num_points=50", "contract.frame=released",
+    "contract.region=[[-3, 0.5, -2], [3, 2.5, 2]]",
     "augmentation.flip_x=1.0", "augmentation.flip_y=1.0",
     "augmentation.rotation_deg=90", "augmentation.scale=[0.5, 0.6]", "batch.scenes=2", "batch.images=2",
     "batch.points=2", "optimisation.base_learning_rate=0.5", "optimisation.weight_decay=0.5",

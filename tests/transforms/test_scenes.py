@@ -84,6 +84,63 @@ def test_points_that_are_not_finite_are_left_out_and_counted():
     assert prepared.notes == ("5 points that are not finite were left out",)
 
 
+REGION = ((-0.5, 2.0, -0.4), (0.75, 3.5, 0.25))
+
+
+def within_region(region=REGION, **sizes) -> SceneContract:
+    points = PointsContract(**{"drawn": 40, "kept": 20, "fewest": 8, "region": region} | sizes)
+    return SceneContract(image=CONTRACT.image, points=points)
+
+
+def test_points_out_of_the_region_are_left_out_before_any_are_drawn():
+    points = cloud(600).points
+    inside = ((points >= REGION[0]) & (points <= REGION[1])).all(axis=1)
+    assert 40 < inside.sum() < 300
+    prepared = prepare_scene(scene(points=cloud(600)), within_region())
+    assert np.array_equal(prepared.points.numpy(), points[inside])
+    drawn = draw_points(prepared, within_region(), generator()).points
+    assert drawn.shape == (40, 3)
+    assert {tuple(row) for row in drawn.tolist()} <= {tuple(row) for row in points[inside].tolist()}
+
+
+def test_the_faces_of_a_region_belong_to_it():
+    corner = np.float32([[-0.1, 2.2, -0.3], [0.7, 3.3, 0.1]])
+    beyond = np.float32([[-0.101, 2.2, -0.3], [0.7, 3.301, 0.1], [0.7, 3.3, 0.101]])
+    region = ((-0.1, 2.2, -0.3), (0.7, 3.3, 0.1))
+    parts = scene(points=PointCloud(np.concatenate([corner, beyond]), ORIGIN), image=None)
+    prepared = prepare_scene(parts, within_region(region, fewest=2))
+    assert np.array_equal(prepared.points.numpy(), corner)
+
+
+def test_a_region_moves_no_pixel_and_a_wide_one_changes_nothing():
+    wide = prepare_scene(scene(), within_region(((-9, -9, -9), (9, 9, 9))))
+    narrow, whole = prepare_scene(scene(), within_region()), prepare_scene(scene(), CONTRACT)
+    assert torch.equal(wide.points, whole.points)
+    assert torch.equal(narrow.projection, whole.projection)
+    assert torch.equal(narrow.pixel_values, whole.pixel_values)
+
+
+def test_a_region_that_leaves_too_few_points_is_named_and_a_thin_cloud_does_not_blame_it():
+    away = within_region(((5, 0, -0.5), (6, 1, 0.5)))
+    message = (
+        r"toy: has 0 of its 60 points in the region that the model looks at \(x 5 to 6, y 0 to 1, z -0.5 to 0.5 m\)"
+    )
+    with pytest.raises(ContractError, match=message + r", and the model needs 8 .*contract\.region"):
+        prepare_scene(scene(), away)
+    with pytest.raises(ContractError, match="has 7 points, and the model needs 8 at least"):
+        prepare_scene(scene(points=cloud(7)), away)
+
+
+def test_a_region_that_the_camera_does_not_see_is_named():
+    behind = cloud(60).points
+    behind[:30, 1] *= -1
+    region = ((-2, -9, -2), (2, 0, 2))
+    with pytest.raises(
+        ContractError, match=r"no point in the region .*y -9 to 0.* that its camera sees.*contract\.region"
+    ):
+        prepare_scene(scene(points=PointCloud(behind, ORIGIN)), within_region(region))
+
+
 @pytest.mark.parametrize(
     ("parts", "contract", "message"),
     [
@@ -104,6 +161,11 @@ def test_a_scene_that_does_not_fit_is_refused_with_the_reason(parts, contract, m
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: PointsContract(region=((0, 0, 0), (1, 0, 1))),
+            r"\(lowest, highest\) along every axis, and y goes from 0",
+        ),
+        (lambda: PointsContract(region=((0, 0, 0), (1, 1, math.inf))), "finite number"),
         (lambda: SceneContract(), "neither image nor points is stated"),
         (lambda: SceneContract(image=ImageContract(size=(8, 8), fit="pad")), "images of scenes are stretched"),
         (lambda: PointsContract(drawn=10, kept=20), "needs fewest <= kept <= drawn"),
@@ -207,15 +269,25 @@ def test_blue_comes_first_where_the_contract_says_so():
 
 
 def test_a_contract_of_scenes_survives_being_saved(tmp_path):
-    contract = PreprocessingContract(scene=CONTRACT, source="a test")
-    contract.save_pretrained(tmp_path)
-    assert PreprocessingContract.from_pretrained(tmp_path) == contract
+    for part in (CONTRACT, within_region()):
+        contract = PreprocessingContract(scene=part, source="a test")
+        contract.save_pretrained(tmp_path)
+        assert PreprocessingContract.from_pretrained(tmp_path) == contract
 
 
 def test_contracts_without_scenes_are_written_as_before():
     contract = PreprocessingContract(image=ImageContract(size=(8, 8)), source="a test")
     assert "scene" not in contract.model_dump_json()
     assert "channel_order" not in contract.model_dump_json()
+
+
+def test_contracts_without_a_region_are_read_and_written_as_before():
+    text = (
+        '{"version":1,"scene":{"image":null,"points":{"drawn":9,"kept":9,"fewest":9},"frame":"camera"},"source":"old"}'
+    )
+    contract = PreprocessingContract.parse(text)
+    assert contract.scene.points.region is None
+    assert "region" not in contract.model_dump_json()
 
 
 def test_a_contract_of_scenes_alone_refuses_an_image_file():

@@ -147,7 +147,8 @@ def prepare_scene(scene: Scene, contract: SceneContract, generator: torch.Genera
         _refuse_other_camera(scene.image, scene.camera, subject)
         frame = scene.camera.size if contract.frame == "camera" else RELEASED_FRAME
         matrix = projection_matrix(scene.camera)
-        _refuse_empty_view(points.numpy(), matrix, scene.camera.size, subject)
+        if not visible(*project(points.numpy().astype(np.float64), matrix), scene.camera.size).any():
+            raise _empty_view(contract, subject)
         projection = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float64))
     prepared = PreparedScene(points, pixels, projection, frame, notes)
     return prepared if generator is None else draw_points(prepared, contract, generator)
@@ -221,19 +222,16 @@ def _refuse_other_camera(image: Image, camera: Camera, subject: str) -> None:
         )
 
 
-def _refuse_empty_view(
-    points: Float[np.ndarray, "points 3"],
-    projection: Float[np.ndarray, "3 4"],
-    frame: tuple[int, int],
-    subject: str,
-) -> None:
-    columns, rows, depths = project(points.astype(np.float64), projection)
-    if not visible(columns, rows, depths, frame).any():
-        raise ContractError(
-            subject,
-            "has no point that its camera sees",
-            "Look at it with 'crossdim inspect'; check camera_from_scene, the units and the axes",
-        )
+def _empty_view(contract: SceneContract, subject: str) -> ContractError:
+    region = None if contract.points is None else contract.points.region
+    where, check = (
+        (f" in the region that the model looks at ({in_words(region)})", "contract.region, ") if region else ("", "")
+    )
+    return ContractError(
+        subject,
+        f"has no point{where} that its camera sees",
+        f"Look at it with 'crossdim inspect'; check {check}camera_from_scene, the units and the axes",
+    )
 
 
 def draw_points(prepared: PreparedScene, contract: SceneContract, generator: torch.Generator) -> PreparedScene:
