@@ -38,6 +38,8 @@ OPTIONS = [
     {"tokenizer": "groups"},
     {"image": True},
     {"tokenizer": "groups", "image": True, "num_channels": 1},
+    {"tokenizer": "groups", "unit_m": 0.2, "point_hidden_size": 8},
+    {"query_features": "tokens", "scene_range": ((0, 0, 0), (3, 2, 2))},
     {"joint_num_hidden_layers": 0, "angle_bins": 1, "giou_weight": 1.0},
     {"giou": "released", "giou_weight": 0.5, "skip_points_near_origin": True},
 ]
@@ -388,3 +390,27 @@ def test_a_pretrained_model_of_other_sizes_is_refused(of_pimae, of_detector, mes
 def test_weights_that_are_no_pretrained_model_are_refused():
     with pytest.raises(ContractError, match="holds nothing that a detector could begin with"):
         detector().transfer(pretrained().config, {"something": torch.zeros(3)})
+
+
+def test_queries_may_begin_with_what_the_encoders_say_of_their_tokens():
+    plain, informed = (detector(query_features=features).eval() for features in ("none", "tokens"))
+    informed.load_state_dict(plain.state_dict())
+    points = scenes()["points"]
+    with torch.no_grad():
+        first, second = (model.detr3d(points) for model in (plain, informed))
+        codes = informed.detr3d.positions(second.extent.shares(second.token_places))
+        queries = second.memory[:, : SIZES["num_queries"]]
+        expected = informed.detr3d.decoder(second.memory, second.query_positions, codes, queries)
+    torch.testing.assert_close(first.memory, second.memory)
+    torch.testing.assert_close(second.hidden_states, expected)
+    assert not torch.allclose(first.hidden_states, second.hidden_states)
+
+
+def test_a_range_of_the_config_is_what_sizes_are_shares_of_unless_a_call_states_another():
+    model, points = detector(scene_range=((-1.0, -1.0, 0.0), (3.0, 1.0, 2.0))).eval(), scenes()["points"]
+    other = torch.tensor([[[0.0, 0, 0], [1.0, 1, 1]]]).expand(len(points), -1, -1)
+    with torch.no_grad():
+        own, stated = model(points), model(points, scene_range=other)
+    shares = own.predictions.sizes_normalized
+    torch.testing.assert_close(own.predictions.sizes, shares * torch.tensor([4.0, 2.0, 2.0]))
+    torch.testing.assert_close(stated.predictions.sizes, stated.predictions.sizes_normalized)

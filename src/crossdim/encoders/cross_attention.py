@@ -93,7 +93,7 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class TransformerDecoder(nn.Module):
-    """A stack of layers, and one norm for what each of them puts out; queries start from nothing but their places.
+    """A stack of layers, and one norm for what each of them puts out.
 
     Args:
         shape: Sizes.
@@ -109,6 +109,7 @@ class TransformerDecoder(nn.Module):
         memory: Float[Tensor, "batch tokens dim"],
         query_positions: Float[Tensor, "batch queries dim"],
         memory_positions: Float[Tensor, "batch tokens dim"],
+        start: Float[Tensor, "batch queries dim"] | None = None,
     ) -> Float[Tensor, "layers batch queries dim"]:
         """Return the queries behind every layer.
 
@@ -116,8 +117,9 @@ class TransformerDecoder(nn.Module):
             memory: What the queries look at.
             query_positions: Codes of the queries' places.
             memory_positions: Codes of the memory's places.
+            start: What the queries begin with; None begins with nothing but their places.
         """
-        hidden, every = torch.zeros_like(query_positions), []
+        hidden, every = torch.zeros_like(query_positions) if start is None else start, []
         for layer in self.layers:
             hidden = layer(hidden, memory, query_positions, memory_positions)
             every.append(self.norm(hidden))

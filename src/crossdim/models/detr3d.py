@@ -148,13 +148,15 @@ class Detr3dModel(Detr3dPreTrainedModel):
         Args:
             points: Clouds in scene metres, z up.
             pixel_values: Images of the same scenes, sizes multiples of the patch; None leaves them out.
-            scene_range: Lowest and highest corner of each scene, where others than those of the points are meant.
+            scene_range: Lowest and highest corner of each scene; None takes the config's, or else the points' own.
             fps_start: Place of the first token in the cloud.
 
         Raises:
             ContractError: Points or images do not fit the model.
         """
         places, index, tokens = self.tokenise(points, fps_start)
+        if scene_range is None and self.config.scene_range is not None:
+            scene_range = points.new_tensor(self.config.scene_range).expand(len(points), 2, 3)
         extent = scene_extent(points, scene_range, float(self.config.unit_m))
         output = Detr3dModelOutput(token_places=places, token_index=index, tokens=tokens, extent=extent)
         encoded = self.points_encoder(tokens if self.points_embedding is None else tokens + self.points_embedding)
@@ -167,7 +169,8 @@ class Detr3dModel(Detr3dPreTrainedModel):
         output.query_places = places[:, : self.config.num_queries]
         codes = self.positions(extent.shares(places)).to(output.memory)
         output.query_positions = self.query_projection(codes[:, : self.config.num_queries])
-        output.hidden_states = self.decoder(output.memory, output.query_positions, codes)
+        start = output.memory[:, : self.config.num_queries] if self.config.query_features == "tokens" else None
+        output.hidden_states = self.decoder(output.memory, output.query_positions, codes, start)
         output.last_hidden_state = output.hidden_states[-1]
         return output
 
@@ -246,7 +249,7 @@ class Detr3dForObjectDetection(Detr3dPreTrainedModel):
             labels: For each scene ``boxes`` ``(boxes, 7)`` (centre, full size, yaw) and ``classes`` ``(boxes,)``; a
                 scene without objects has none of both.
             pixel_values: Images of the same scenes; None leaves them out.
-            scene_range: Lowest and highest corner of each scene, where others than those of the points are meant.
+            scene_range: Lowest and highest corner of each scene; None takes the config's, or else the points' own.
             fps_start: Place of the first token in the cloud.
 
         Raises:

@@ -90,6 +90,10 @@ class Detr3dConfig(PreTrainedConfig):
         image_num_hidden_layers: Layers of the image encoder.
         image_intermediate_size: Width inside its MLPs.
         num_queries: Boxes that are looked for; at most one for each token.
+        query_features: What queries begin with beside their places: ``none`` (3DETR), or what the encoders say of the
+            ``tokens`` at these places, with which a detector learns in far fewer steps.
+        scene_range: Lowest and highest corner, in metres, of what places and sizes are shares of; None takes the
+            corners of each scene's points. Where a contract cuts out a region, that region.
         decoder_hidden_size: Width of the decoder.
         decoder_num_hidden_layers: Layers of the decoder.
         decoder_num_attention_heads: Heads of the decoder.
@@ -138,6 +142,8 @@ class Detr3dConfig(PreTrainedConfig):
     image_num_hidden_layers: int = 3
     image_intermediate_size: int = 1024
     num_queries: int = 128
+    query_features: Literal["none", "tokens"] = "none"
+    scene_range: tuple[tuple[float | int, ...], ...] | list[list[float | int]] | None = None
     decoder_hidden_size: int = 256
     decoder_num_hidden_layers: int = 8
     decoder_num_attention_heads: int = 4

@@ -113,6 +113,7 @@ def begin(recipe: DetectRecipe, parts: DetectionParts, start: Path | None) -> Be
             raise ContractError(start, "was pre-trained without images", "Set model.image=false")
     config.num_points = stated.num_points or config.num_points
     points = _points(config, drawn, stated.region or _region_of(scene))
+    config.scene_range = points.region
     part = scene.model_copy(update={"points": points, "image": scene.image if config.image else None})
     source = f"{_AS_BEFORE}{pretrained.source.removeprefix(_AS_BEFORE)}"
     contract = PreprocessingContract(scene=part, source=source)
@@ -136,7 +137,7 @@ def _anew(recipe: DetectRecipe, parts: DetectionParts) -> Beginning:
     if scene.image is not None:
         config.image_size, config.num_channels = scene.image.size, scene.image.channels
     if scene.points is not None:
-        config.num_points = scene.points.kept
+        config.num_points, config.scene_range = scene.points.kept, scene.points.region
     return Beginning(config, contract, None, recipe.transfer)
 
 

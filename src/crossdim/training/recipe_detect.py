@@ -44,6 +44,8 @@ class DetectorSection(Section):
         unit_m: Metres of the unit that the networks see coordinates in: 1 for rooms, 0.2 for things on a table; a
             pre-trained model's may be replaced. A query reaches half a unit each way.
         num_queries: Boxes that are looked for.
+        query_features: What queries begin with beside their places: nothing (``none``, as 3DETR), or what the encoders
+            say of the ``tokens`` at these places.
         angle_bins: Bins of a full turn; 1 for boxes that are all upright.
         hidden_size: Width of the encoders.
         num_attention_heads: Heads of the encoders.
@@ -71,6 +73,7 @@ class DetectorSection(Section):
     point_hidden_size: Positive | None = None
     unit_m: Rate | None = None
     num_queries: Positive | None = None
+    query_features: Literal["none", "tokens"] | None = None
     angle_bins: Positive | None = None
     hidden_size: Positive | None = None
     num_attention_heads: Positive | None = None
