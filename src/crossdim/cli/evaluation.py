@@ -13,8 +13,21 @@ from crossdim.errors import RecipeError
 
 if TYPE_CHECKING:
     from crossdim.datasets.manifest import Manifest
-    from crossdim.inference import Answerer, Predictor
+    from crossdim.inference import Answerer, Detector, Predictor
     from crossdim.metrics.dialogues import Similarity
+
+
+OtherClasses = Annotated[
+    Literal["refuse", "leave_out"],
+    typer.Option(help="Boxes: one of a class that the detector does not know is refused, or left out."),
+]
+Outside = Annotated[
+    Literal["refuse", "keep"],
+    typer.Option(help="Boxes: one outside of its scene's points is refused, or kept, as one that cannot be found."),
+]
+Oriented = Annotated[
+    bool, typer.Option("--oriented", help="Boxes: let them suppress one another as they are turned, not upright.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,20 +42,21 @@ def register(app: typer.Typer) -> None:
             "crossdim evaluate runs/grader other_clinic.jsonl --split all --out external/",
             "crossdim evaluate runs/answers questions.jsonl --split test",
             "crossdim evaluate runs/answers other_clinic.jsonl --split all --training questions.jsonl",
+            "crossdim evaluate runs/detector other_rooms.jsonl --split all --other-classes leave_out",
         )
     )(evaluate)
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run of finetune or instruct.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run of finetune or instruct, or a converted model.")],
     manifest: Annotated[
-        Path, typer.Argument(metavar="MANIFEST", help="With labels for the model's task, or dialogues.")
+        Path, typer.Argument(metavar="MANIFEST", help="With labels for the model's task, boxes, or dialogues.")
     ],
     split: Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Part of the manifest.")] = "test",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="For metrics.json and report.html; inside RUN if left out.")
     ] = None,
-    bootstrap: Annotated[int, typer.Option(min=100, help="Resamples by patient behind the intervals.")] = 1000,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Resamples by patient or scene behind the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     closed: Annotated[
         Literal["weigh", "write"],
@@ -73,16 +87,19 @@ def evaluate(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Dialogues: questions that are read at once.")] = 32,
+    other_classes: OtherClasses = "refuse",
+    outside: Outside = "refuse",
+    oriented: Oriented = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a classifier, or a model that answers questions; each number with a 95 % interval by patient.
+    """Measure a classifier, a detector, or a model that answers questions; each number with a 95 % interval.
 
     A classifier: AUC, accuracy, F1, kappa and more. Answers: accuracy, text metrics, findings and slices, always beside
-    a baseline that never looks and one that is shown another patient. Writes metrics.json and report.html, and for
-    answers predictions.jsonl.
+    a baseline that never looks and one that is shown another patient. A detector: average precision and recall of boxes
+    in scenes. Writes metrics.json and report.html, and for answers and boxes predictions.jsonl.
     """
-    from crossdim.inference import Answerer
+    from crossdim.inference import Answerer, Detector
     from crossdim.inference.loading import HUB
 
     if out is None and str(model).startswith(HUB):
@@ -94,18 +111,21 @@ def evaluate(
     if isinstance(loaded, Answerer):
         how = {"bootstrap": bootstrap, "seed": seed, "closed": closed, "batch": batch, "too_long": too_long}
         _evaluate_answers(loaded, (manifest, split, training), folder, how, (rule, bertscore), as_json)
+    elif isinstance(loaded, Detector):
+        boxes = {"bootstrap": bootstrap, "oriented": oriented}
+        _evaluate_boxes(loaded, (manifest, split), folder, (boxes, seed), (other_classes, outside), as_json)
     else:
         _evaluate_classes(loaded, (manifest, split), folder, (bootstrap, seed), as_json)
 
 
-def _load(model: Path, device: str | None) -> "Predictor | Answerer":
+def _load(model: Path, device: str | None) -> "Predictor | Answerer | Detector":
     from transformers.utils import logging
 
-    from crossdim.inference import Detector, SceneEmbedder, load, load_predictor
+    from crossdim.inference import SceneEmbedder, load, load_predictor
 
     logging.disable_progress_bar()
     loaded = load(model, device)
-    return load_predictor(model, device) if isinstance(loaded, SceneEmbedder | Detector) else loaded
+    return load_predictor(model, device) if isinstance(loaded, SceneEmbedder) else loaded
 
 
 def _evaluate_classes(
@@ -195,6 +215,46 @@ def _evaluate_answers(
     )
 
 
+def _evaluate_boxes(
+    detector: "Detector",
+    data: tuple[Path, str],
+    folder: Path,
+    how: tuple[dict[str, Any], int],
+    unknown: tuple[Literal["refuse", "leave_out"], Literal["refuse", "keep"]],
+    as_json: bool,
+) -> None:
+    from crossdim.datasets.manifest import Manifest
+    from crossdim.outputs.detection_report import detection_document, detection_headline
+    from crossdim.outputs.document import save_document
+    from crossdim.training.detection_conclusion import Unknown, evaluate_boxes, pictures_of, write_measured
+    from crossdim.training.recipe_detect import DetectionEvaluationSection
+
+    (manifest, split), (protocol, seed) = data, how
+    section = DetectionEvaluationSection(**protocol)
+    whole = Manifest.load(manifest)
+    part = whole if split == "all" else whole.split(split)
+    with bar(f"evaluating on {split}") as progress:
+        measured, left_out = evaluate_boxes(
+            detector.model, detector.contract, part, section, Unknown(*unknown), seed, progress
+        )
+    report = measured.report
+    write_measured(folder, report.to_dict(), {split: measured})
+    title = f"Boxes: {Path(detector.name).name} on {split} of {whole.header.name}"
+    pictures = pictures_of(measured, section.pictures)
+    page = detection_document(report, title, _provenance(detector, manifest, part, split), pictures)
+    save_document(page, folder / "report.html")
+    if as_json:
+        print_json(report.to_dict())
+        return
+    show_facts(
+        [
+            ("result", detection_headline(report)),
+            *(("left out", f"{count} {what}") for what, count in left_out.items()),
+            ("written", str(folder / "report.html")),
+        ]
+    )
+
+
 def _similarity(encoder: str | None) -> "tuple[Similarity | None, tuple[str, ...]]":
     """Return what computes BERTScore, and a note that names its model."""
     if encoder is None:
@@ -205,7 +265,9 @@ def _similarity(encoder: str | None) -> "tuple[Similarity | None, tuple[str, ...
     return LocalBertScore(folder), (f"BERTScore by the encoder in {folder}; compare it with no other encoder's.",)
 
 
-def _provenance(predictor: "Predictor | Answerer", manifest: Path, part: "Manifest", split: str) -> dict[str, str]:
+def _provenance(
+    predictor: "Predictor | Answerer | Detector", manifest: Path, part: "Manifest", split: str
+) -> dict[str, str]:
     """Return what it takes to repeat the evaluation."""
     from crossdim.training.provenance import git_commit, versions
 

@@ -90,7 +90,10 @@ def finetune(
     ],
     out: Run,
     encoder: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="A pre-training run or a converted model.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="A pre-training run, a detector to go on from, or a converted model."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Task of the manifest; needed if there are several.")] = None,
     recipe: RecipeName = None,

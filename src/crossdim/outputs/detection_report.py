@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossdim.metrics.detection3d import DetectionReport, ThresholdScores
-from crossdim.outputs.blocks import Paragraph, Picture, Section, Table, Warnings
-from crossdim.outputs.report import interval_text
+from crossdim.outputs.blocks import Document, Paragraph, Picture, Section, Table, Warnings
+from crossdim.outputs.report import interval_text, provenance_section
 
 FEW_SCENES = 20
 """Below this many, intervals are wide and said to be so."""
@@ -24,6 +24,22 @@ def detection_headline(report: DetectionReport) -> str:
     )
     empty = f" ({report.empty_scenes} of them empty)" if report.empty_scenes else ""
     return f"{scores}; {report.boxes} boxes in {report.scenes} scenes{empty}."
+
+
+def detection_document(
+    report: DetectionReport, title: str, provenance: Mapping[str, str], pictures: Sequence[Picture] = ()
+) -> Document:
+    """Return the page of one evaluation.
+
+    Args:
+        report: Of the detector.
+        title: Of the page.
+        provenance: What it takes to repeat the evaluation.
+        pictures: Scenes with what was found in them.
+    """
+    sections = (*detection_sections(report, {}, pictures), provenance_section(provenance))
+    data = report.to_dict() | {"provenance": dict(provenance)}
+    return Document(title, detection_headline(report), sections, data)
 
 
 def detection_sections(

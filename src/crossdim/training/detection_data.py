@@ -5,7 +5,7 @@ evaluated are drawn as :mod:`crossdim.inference` draws them, the same way each t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -87,14 +87,11 @@ def split_scenes(manifest: Manifest, labels: LabelsSection, image: bool, seed: i
             "Label some (boxes.json beside each), and prepare it with training, validation and test parts",
         )
     classes = labels.classes or tuple(found)
-    lost = Counter(box.label for record in known for box in _boxes(record) if box.label not in classes)
-    if lost and labels.other_classes == "refuse":
-        _refuse_other_classes(known, classes, "name it in labels.classes, or set labels.other_classes=leave_out")
-    labelled = Manifest(manifest.header, tuple(_of_classes(record, classes) for record in known))
+    remedy = "Mend the label, name it in labels.classes, or set labels.other_classes=leave_out"
+    labelled, left_out = _with_classes(manifest, known, classes, remedy if labels.other_classes == "refuse" else None)
     train = labelled.split("train")
     if not any(map(_boxes, train.records)):
         raise RecipeError("'labels.classes'", "names no class of a training box", nearest(classes[0], found))
-    left_out = _left_out(manifest, lost)
     parts = DetectionParts(classes, labelled, train, labelled.split("val"), labelled.split("test"), left_out)
     return replace(parts, train=few_scenes(train, labels, seed))
 
@@ -117,18 +114,22 @@ def scenes_to_measure(
     if not known:
         reason = "has no scene whose boxes are known in this part"
         raise RecipeError(f"manifest '{manifest.header.name}'", reason, "Choose another part with --split")
+    remedy = "Mend the label, or leave such boxes out with --other-classes leave_out"
+    return _with_classes(manifest, known, classes, remedy if other_classes == "refuse" else None)
+
+
+def _with_classes(
+    manifest: Manifest, known: Sequence[Record], classes: Sequence[str], remedy: str | None
+) -> tuple[Manifest, dict[str, int]]:
+    """Return labelled scenes with the boxes of some classes, and what is not used; a remedy refuses other classes."""
     lost = Counter(box.label for record in known for box in _boxes(record) if box.label not in classes)
-    if lost and other_classes == "refuse":
-        _refuse_other_classes(known, classes, "or leave such boxes out with --other-classes leave_out")
-    scenes = Manifest(manifest.header, tuple(_of_classes(record, classes) for record in known))
-    return scenes, _left_out(manifest, lost)
-
-
-def _left_out(manifest: Manifest, lost: Mapping[str, int]) -> dict[str, int]:
-    """Return what is not used, in words, and how many of it."""
+    if lost and remedy is not None:
+        _refuse_other_classes(known, classes, remedy)
     left_out = {f"boxes of class '{name}'": count for name, count in sorted(lost.items())}
     unknown = sum(record.kind == "scene" and not boxes_known(record) for record in manifest.records)
-    return left_out | ({"scenes without known boxes": unknown} if unknown else {})
+    if unknown:
+        left_out["scenes without known boxes"] = unknown
+    return Manifest(manifest.header, tuple(_of_classes(record, classes) for record in known)), left_out
 
 
 def boxes_known(record: Record) -> bool:
@@ -170,7 +171,7 @@ def _refuse_other_classes(records: Iterable[Record], classes: Sequence[str], rem
                     f"record '{record.id}'",
                     f"has a box of class '{box.label}', which is none of the {len(classes)} of the detector "
                     f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})",
-                    f"Mend the label, {remedy}",
+                    remedy,
                 )
 
 
@@ -297,12 +298,12 @@ class DetectionDataset(KeptRecords[PreparedScene]):
             return ContractError(
                 f"record '{record.id}'",
                 f"{what} the region that is looked at ({in_words(self._region)})",
-                "Mend contract.region or the box, or set labels.outside=leave_out",
+                "Mend contract.region or the box, or set labels.outside=leave_out (evaluate: --outside keep)",
             )
         return ContractError(
             f"record '{record.id}'",
             f"{what} its points",
-            "Check units and frame with 'crossdim inspect', or set labels.outside=leave_out",
+            "Check units and frame with 'crossdim inspect', or set labels.outside=leave_out (evaluate: --outside keep)",
         )
 
     def drawn(self, draw: Draw) -> PreparedScene:
