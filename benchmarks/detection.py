@@ -164,30 +164,25 @@ WORLDS = {
     "tables": World(
         _table_tops,
         (
-            *(
-                "model.num_groups=64",
-                "model.group_size=16",
-                "model.unit_m=0.2",
-                f"contract.region={json.dumps(REGION)}",
-            ),
-            *("contract.drawn_points=512", "contract.num_points=512"),
-            *("augmentation.rotation_deg=30", "optimisation.steps=600"),
+            *("model.num_groups=64", "model.group_size=32", "model.unit_m=0.2"),
+            *(f"contract.region={json.dumps(REGION)}", "contract.drawn_points=512", "contract.num_points=512"),
+            *("augmentation.rotation_deg=30", "optimisation.steps=400"),
         ),
         (
             *("model.num_queries=32", "contract.drawn_points=512", "contract.num_points=512"),
-            *("augmentation.rotation_deg=30", "optimisation.steps=500"),
+            *("augmentation.rotation_deg=30", "optimisation.steps=400"),
         ),
-        labelled=1500,
+        labelled=1000,
     ),
     "rooms": World(
         _rooms,
         (
-            *("model.num_groups=128", "model.group_size=16", "contract.drawn_points=4096", "contract.num_points=2048"),
-            *("augmentation.rotation_deg=30", "optimisation.steps=600"),
+            *("model.num_groups=96", "model.group_size=32", "contract.drawn_points=2048", "contract.num_points=2048"),
+            *("augmentation.rotation_deg=30", "optimisation.steps=300"),
         ),
         (
-            *("model.num_queries=64", "contract.drawn_points=4096", "contract.num_points=2048"),
-            *("augmentation.rotation_deg=30", "optimisation.steps=1000"),
+            *("model.num_queries=64", "contract.drawn_points=2048", "contract.num_points=2048"),
+            *("augmentation.rotation_deg=30", "optimisation.steps=600"),
         ),
     ),
 }
