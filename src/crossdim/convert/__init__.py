@@ -1,4 +1,7 @@
-"""Turns the authors' checkpoints into ours, with a report of every key; nothing in a file is ever run."""
+"""Turns the authors' checkpoints into ours, with a report of every key; nothing in a file is ever run.
+
+The other way, ``plain_vit`` turns an image encoder of ours into a plain vision transformer with timm's names.
+"""
 
 import re
 from collections.abc import Mapping
