@@ -52,8 +52,13 @@ from crossdim.transforms.contract import PreprocessingContract
 
 RESULTS = Path(__file__).parent / "results" / "detection"
 FOLDS = 5
+TABLE_TOPS = 400
+"""Synthetic scenes that pre-training for ``tables`` sees."""
 REGION = ((-0.45, -0.55, 0.01), (0.45, 0.45, 0.45))
 """Metres around the middle of a table: what stands on it, without it."""
+
+ROOM = ((-5.0, 0.0, -2.0), (5.0, 10.0, 2.0))
+"""Metres around all that a camera sees of a synthetic room, in the camera's frame."""
 
 Box = dict[str, Any]
 Found = dict[str, dict[str, list[Box]]]
@@ -153,7 +158,7 @@ class World:
 
 
 def _table_tops(folder: Path) -> Manifest:
-    return make_table_tops(folder, 400, (180, 240), seed=0, fractions=(1.0, 0.0, 0.0))
+    return make_table_tops(folder, TABLE_TOPS, (180, 240), seed=0, fractions=(1.0, 0.0, 0.0))
 
 
 def _rooms(folder: Path) -> Manifest:
@@ -182,6 +187,7 @@ WORLDS = {
         ),
         (
             *("model.num_queries=64", "contract.drawn_points=2048", "contract.num_points=2048"),
+            f"contract.region={json.dumps(ROOM)}",
             *("augmentation.rotation_deg=30", "optimisation.steps=600"),
         ),
     ),
