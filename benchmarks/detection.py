@@ -188,7 +188,7 @@ WORLDS = {
         (
             *("model.num_queries=64", "contract.drawn_points=2048", "contract.num_points=2048"),
             f"contract.region={json.dumps(ROOM)}",
-            *("augmentation.rotation_deg=30", "optimisation.steps=600"),
+            *("augmentation.rotation_deg=30", "optimisation.steps=400"),
         ),
     ),
 }
@@ -277,17 +277,17 @@ def _chosen(manifest: Manifest, places: Float[np.ndarray, " scenes"]) -> Manifes
     return Manifest(manifest.header, tuple(manifest.records[place] for place in places))
 
 
-def boxes_found(run: Path, scenes: Manifest, seed: int) -> Found:
+def boxes_found(run: Path, scenes: Manifest, recipe: DetectRecipe) -> Found:
     """Return what a detector finds: by scene, the boxes that the protocol keeps, and the labelled ones.
 
     Args:
         run: Of the detector.
         scenes: Measured on.
-        seed: Of the resamples.
+        recipe: Of the detector; its protocol counts.
     """
     model, contract = Detr3dForObjectDetection.from_pretrained(run).eval(), PreprocessingContract.from_pretrained(run)
-    section = load_recipe(None, DetectRecipe, DETECTION).evaluation
-    measured, _ = evaluate_boxes(model, contract, scenes, section, Unknown("leave_out", "keep"), seed)
+    unknown = Unknown("leave_out", "keep")
+    measured, _ = evaluate_boxes(model, contract, scenes, recipe.evaluation, unknown, recipe.seed)
     classes = measured.dataset.classes
     return {
         each.id: {
@@ -374,7 +374,7 @@ def run_one(world: str, arm: str, seed: int, given: argparse.Namespace, out: Pat
         name = f"{arm.replace(' ', '-')}-{seed}-{number}" + ("" if given.held_out is None else "-whole")
         training.save(work / f"{name}.jsonl")
         run = detect.run(work / f"{name}.jsonl", work / name, recipe, start, silent=True)
-        found |= boxes_found(run, test, seed)
+        found |= boxes_found(run, test, recipe)
         learned.append(len(training))
         hashes.append(test.data_hash())
     _write(
