@@ -310,9 +310,9 @@ def test_every_width_inside_the_layers_survives_the_ratio():
         assert int(24 * made.arguments["mlp_ratio"]) == inside
 
 
-timm_is_here = pytest.fixture(
-    lambda: pytest.importorskip("timm", reason="timm is not installed; it wants torchvision, which is no dependency")
-)
+@pytest.fixture
+def timm_is_here():
+    return pytest.importorskip("timm", reason="timm is not installed; it wants torchvision, which is no dependency")
 
 
 @each_source
