@@ -4,7 +4,7 @@ A piece stands on z = 0 with its middle over the origin. Its x runs from side to
 used from -y. Its box is the smallest one around its parts, so it is exact by construction.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,9 +46,22 @@ def build(name: str, generator: Generator) -> Piece:
         generator: Draws everything.
     """
     label, maker = FURNITURE[name]
-    parts = maker(generator)
+    return assembled(label, maker(generator))
+
+
+def assembled(label: str, parts: Sequence[Part]) -> Piece:
+    """Return parts as a piece: its middle over the origin, on z = 0.
+
+    Args:
+        label: Its class.
+        parts: What it is made of, anywhere; the sides of its box are along x, y and z.
+    """
     centers, sizes = np.array([part.center for part in parts]), np.array([part.size for part in parts])
-    low, high = (centers - sizes / 2).min(axis=0), (centers + sizes / 2).max(axis=0)
+    yaws = np.array([0.0 if part.round else part.yaw for part in parts])
+    cosine, sine = np.abs(np.cos(yaws)), np.abs(np.sin(yaws))
+    across, along, height = sizes.T
+    halves = np.stack([cosine * across + sine * along, sine * across + cosine * along, height], axis=1) / 2
+    low, high = (centers - halves).min(axis=0), (centers + halves).max(axis=0)
     middle = np.array([*(low + high)[:2] / 2, low[2]])
     moved = tuple(replace(part, center=_triple(center - middle)) for part, center in zip(parts, centers, strict=True))
     return Piece(label, moved, _triple(high - low))

@@ -29,6 +29,7 @@ class Part:
         colour: Red, green and blue, 0 to 1.
         round: Whether it is a cylinder.
         grain: Strength of its texture, 0 (paint) to 1.
+        yaw: About +z in the piece's frame, in radians.
     """
 
     center: tuple[float, float, float]
@@ -36,6 +37,7 @@ class Part:
     colour: tuple[float, float, float]
     round: bool = False
     grain: float = 0.3
+    yaw: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def placed(pieces: Sequence[tuple[Sequence[Part], tuple[float, float, float], fl
     return Solids(
         centers=np.array(places, float).reshape(-1, 3) + turned(local, angles),
         halves=np.array([part.size for part in parts], float).reshape(-1, 3) / 2,
-        yaws=angles,
+        yaws=angles + np.array([part.yaw for part in parts], float),
         round=np.array([part.round for part in parts], bool),
         colours=np.array([part.colour for part in parts], float).reshape(-1, 3),
         grains=np.array([part.grain for part in parts], float),

@@ -9,7 +9,6 @@ a piece has one only where enough of it is to be seen. Room n is the same whatev
 with the same seed.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,17 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy.random import Generator
 
-from crossdim.datasets.manifest import Header, Labels, Manifest, Progress, Record, Task
+from crossdim.datasets.drawn_scenes import make_scenes, tilted
+from crossdim.datasets.manifest import Header, Manifest, Progress, Task
 from crossdim.datasets.room_furniture import FABRICS, PAINTS, WOODS, tone
 from crossdim.datasets.room_plans import ROOMS, Plan, Standing, furnish
 from crossdim.datasets.room_rendering import colours, measured, surface
 from crossdim.datasets.room_shapes import Part, Solids, cast, placed, turned
-from crossdim.datasets.scene_record import SceneFiles, box_records, camera_record
-from crossdim.datasets.splits import Fractions, split_by_patient
+from crossdim.datasets.splits import Fractions
 from crossdim.errors import RecipeError
-from crossdim.geometry.camera import LEVEL
 from crossdim.samples import Boxes3D, Camera
 
 TASK = "room"
-DEPTH_UNIT_M = 0.001
 
 LEAST_SHARE = 0.1
 """Share of a piece (as far as the picture reaches) that is not hidden, at least, for it to have a box."""
@@ -92,32 +89,19 @@ def make_rooms(
     Raises:
         RecipeError: If there are fewer rooms than kinds, or the pictures are too small.
     """
-    if count < len(ROOMS):
-        raise RecipeError(
-            f"count {count}", f"is fewer than the {len(ROOMS)} kinds of rooms", f"Take {len(ROOMS)} or more"
-        )
     if min(size) < 48:
         raise RecipeError(f"size {size[0]} x {size[1]}", "is too small to see furniture", "Take at least 48 x 48")
-    root = Path(folder)
-    records = []
-    for index in range(count):
-        kind = index % len(ROOMS)
-        room = draw_room(np.random.default_rng([seed, index]), ROOMS[kind], size)
-        name = f"r{index:04d}"
-        files = _write(room, root, f"rooms/{name}")
-        labels: Labels = {TASK: kind}
-        records.append(Record(id=name, patient_id=name, kind="scene", scene=files, labels=labels))
-        if progress:
-            progress(index + 1, count)
     header = Header(
         name="synthetic rooms",
-        root=str(root.absolute()),
+        root=str(Path(folder).absolute()),
         tasks={TASK: Task(kind="multiclass", classes=ROOMS)},
         source=f"crossdim.datasets.rooms, seed {seed}",
     )
-    manifest = split_by_patient(Manifest(header, tuple(records)), fractions, seed, stratify=TASK)
-    manifest.save(root / "manifest.jsonl")
-    return manifest
+
+    def draw(generator: Generator, kind: str) -> Room:
+        return draw_room(generator, kind, size)
+
+    return make_scenes(folder, count, draw, header, prefix="rooms/r", seed=seed, fractions=fractions, progress=progress)
 
 
 def draw_room(generator: Generator, kind: str, size: tuple[int, int] = (240, 320)) -> Room:
@@ -188,11 +172,7 @@ def _camera(generator: Generator, size: tuple[int, int], focal: float) -> Camera
     center = (np.array([width, height]) - 1) / 2 + generator.normal(0, 0.008, 2) * width
     intrinsics = np.array([[focal, 0, center[0]], [0, focal, center[1]], [0, 0, 1]])
     down, roll = np.deg2rad(generator.uniform(8, 26)), np.deg2rad(generator.normal(0, 1.0))
-    tilt = np.array([[1, 0, 0], [0, np.cos(down), -np.sin(down)], [0, np.sin(down), np.cos(down)]])
-    lean = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    pose = np.eye(4)
-    pose[:3, :3] = lean @ tilt @ LEVEL[:3, :3]
-    return Camera(intrinsics, size, pose)
+    return Camera(intrinsics, size, tilted(down, roll))
 
 
 def _scene(plan: Plan, eye: tuple[float, float, float], heading: float, generator: Generator) -> tuple[Solids, Solids]:
@@ -240,28 +220,3 @@ def _boxes(standing: list[Standing], eye: tuple[float, float, float], heading: f
     yaws = np.mod(yaws + np.pi, 2 * np.pi) - np.pi
     centers = turned(centers - np.array(eye), turn)
     return Boxes3D(centers.round(4), sizes.round(4), yaws.round(5), tuple(each.piece.label for each in standing))
-
-
-def _write(room: Room, root: Path, folder: str) -> SceneFiles:
-    """Write a room as a scene folder; returns it as a record holds it."""
-    from PIL import Image
-
-    place = root / folder
-    place.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(room.image).save(place / "image.png", compress_level=3)
-    units = np.nan_to_num(room.depth_m / DEPTH_UNIT_M).round().clip(0, 65535).astype(np.uint16)
-    Image.fromarray(units).save(place / "depth.png", compress_level=3)
-    camera, boxes = camera_record(room.camera), box_records(room.boxes)
-    _write_json(place / "camera.json", camera.model_dump() | {"depth_unit_m": DEPTH_UNIT_M})
-    _write_json(place / "boxes.json", [box.model_dump() for box in boxes])
-    return SceneFiles(
-        image=f"{folder}/image.png",
-        depth=f"{folder}/depth.png",
-        depth_unit_m=DEPTH_UNIT_M,
-        camera=camera,
-        boxes=boxes,
-    )
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
