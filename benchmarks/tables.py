@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
+from benchmarks.tables_detection import detection
 from benchmarks.tables_med2e3 import med2e3
 from benchmarks.tables_pimae import pimae
 from crossdim.metrics.classification import paired_bootstrap
@@ -148,7 +149,7 @@ def main() -> None:
     temporary = PAGE.with_suffix(".tmp")
     results = HERE / "results"
     page = retinamnist(results / "retinamnist") + med2e3(results / "med2e3", results / "med2e3_cost" / "cost.json")
-    page += pimae(results / "pimae")
+    page += pimae(results / "pimae") + detection(results / "detection")
     temporary.write_text(HEAD + page, encoding="utf-8")
     temporary.replace(PAGE)
 

@@ -134,7 +134,12 @@ def _interval(difference: np.ndarray, seed: int) -> Estimate:
     return estimate(float(difference.mean()), resampled, len(difference) > 1)
 
 
-def _shown(e: Estimate) -> str:
+def shown(e: Estimate) -> str:
+    """Return ``+0.012 [-0.003, +0.027]``.
+
+    Args:
+        e: A difference.
+    """
     return f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]"
 
 
@@ -149,7 +154,7 @@ def _shuffled(runs: Sequence[Run]) -> tuple[str, str]:
             }
             for loss, e in found.items():
                 clear[loss] += e.low > 0
-            rows.append([run["arm"], str(run["seed"]), title, *(_shown(e) for e in found.values())])
+            rows.append([run["arm"], str(run["seed"]), title, *(shown(e) for e in found.values())])
     words = (
         f"The interval lies above zero in {clear['points']} of {len(rows)} rows for the points and in {clear['image']} "
         "for the image."
@@ -170,7 +175,7 @@ def _differences(runs: Sequence[Run]) -> tuple[str, str]:
                 pair = [_values(each["losses"]["complement"], loss, source) for each in (run, base)]
                 found.append(_interval(pair[0] - pair[1], seed))
             outside += sum(e.low > 0 or e.high < 0 for e in found)
-            rows.append([arm, str(seed), title, *(_shown(e) for e in found)])
+            rows.append([arm, str(seed), title, *(shown(e) for e in found)])
     verdict = f"{outside} of {2 * len(rows)} intervals exclude zero" + (
         ": the differences are **noise**." if outside == 0 else "; look whether the seeds agree in sign."
     )
