@@ -209,6 +209,20 @@ def test_the_contract_is_the_authors_preprocessing(tmp_path, weights):
     assert (contract.scene.points.drawn, contract.scene.points.kept, contract.scene.points.fewest) == (20000, 2048, 128)
 
 
+def test_a_narrower_network_of_groups_is_told_by_its_shapes(tmp_path, weights):
+    network = "pc_branch.MAE_encoder.encoder."
+    for name, tensor in weights.items():
+        if name.startswith(network) and tensor.ndim:
+            ends = [side if side in (1, 3) else side // 2 for side in tensor.shape]
+            ends[0] = len(tensor) if name.startswith(f"{network}second_conv.3") else ends[0]
+            weights[name] = tensor[tuple(slice(end) for end in ends)].clone()
+    convert_pimae(save(tmp_path, weights), tmp_path / "out")
+    model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert (model.config.point_hidden_size, model.config.unit_m) == (64, 1)
+    assert model.pimae.point_tokens.second_conv[0].weight.shape == (256, 256)
+
+
 @pytest.mark.parametrize("size", [[16, 96], [96, 16], [32, 48]])
 def test_the_extent_of_images_is_read_from_the_table_of_positions(tmp_path, size):
     weights = weights_of(SMALL | {"img_size": size})

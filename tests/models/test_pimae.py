@@ -100,6 +100,8 @@ def test_every_parameter_of_a_classifier_gets_a_gradient(problem, layers, poolin
 
 @pytest.mark.parametrize(("option", "value"), [
     ("dropout", 0.5),
+    ("unit_m", 0.2),
+    ("point_hidden_size", 8),
     ("points_decoder_drop_path_rate", 0.9),
     ("image_mask_ratio", 0.3),
     ("points_mask_ratio", 0.3),

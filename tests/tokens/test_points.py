@@ -1,5 +1,6 @@
 """Groups of points become tokens as in the authors' code."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -34,9 +35,10 @@ def by_convolutions(tokens: MiniPointNet) -> tuple[nn.Sequential, nn.Sequential]
     return tuple(stages)
 
 
-def test_tokens_gradients_and_statistics_equal_those_of_the_convolutions():
+@pytest.mark.parametrize("hidden", [128, 12])
+def test_tokens_gradients_and_statistics_equal_those_of_the_convolutions(hidden):
     torch.manual_seed(0)
-    tokens = MiniPointNet(20).double()
+    tokens = MiniPointNet(20, hidden).double()
     first, second = (stage.double() for stage in by_convolutions(tokens))
     groups = torch.randn(3, 5, 8, 3, dtype=torch.float64)
     ours = tokens(groups)

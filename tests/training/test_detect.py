@@ -228,6 +228,14 @@ def test_everything_that_has_a_place_comes_from_the_pre_trained_model(pretrained
     assert not {name for name in moved if "decoder" in name or "head" in name or "image" in name}
 
 
+def test_the_unit_is_the_pre_trained_models_unless_the_recipe_says_another(pretrained):
+    data = pretrained.parent / "boxes.jsonl"
+    assert PimaeConfig.from_pretrained(pretrained).unit_m == begun(seen(), data, pretrained).config.unit_m == 1
+    beginning = begun(seen("model.unit_m=0.2"), data, pretrained)
+    assert beginning.config.unit_m == 0.2
+    assert "detr3d.point_tokens.first_conv.0.weight" in beginning.build()[1]
+
+
 def test_the_region_is_the_pre_trained_models_unless_the_recipe_says_another(pretrained, tmp_path):
     data, stated = pretrained.parent / "boxes.jsonl", "contract.region=[[-1, 1, 0], [1, 3, 2.5]]"
     assert begun(seen(), data, pretrained).contract.scene.points.region is None
@@ -305,6 +313,12 @@ def test_pre_trained_layers_learn_more_slowly_the_deeper_they_lie():
         (("transfer=official",), False, RecipeError, r"'transfer': is official, and there is no"),
         (("transfer=official", "model.image=true"), True, RecipeError, "which takes nothing over for images"),
         (("model.hidden_size=32",), True, RecipeError, r"'model\.hidden_size': is given, and the pre-trained"),
+        (
+            ("model.tokenizer=groups", "model.point_hidden_size=32"),
+            True,
+            RecipeError,
+            r"'model\.point_hidden_size': is given, and the pre-trained",
+        ),
         (("contract.image_size=[8, 8]",), True, RecipeError, r"'contract\.image_size': is given, and the pre"),
         (("model.group_radius=0.3",), True, RecipeError, r"'model\.group_radius': is given, and groups"),
         (("contract.num_points=8",), True, RecipeError, r"'contract\.num_points': is 8, where 12 groups of 8 need 12"),

@@ -14,7 +14,7 @@ from tests.training.test_effects import Ready, outcome, splitted
 
 CHANGES = (
     "seed=1", "model.preset=scannet", "model.tokenizer=groups", "model.num_groups=40", "model.group_size=4",
-    "model.group_radius=0.5", "model.num_queries=4", "model.angle_bins=1", "model.hidden_size=16",
+    "model.group_radius=0.5", "model.unit_m=0.2", "model.num_queries=4", "model.angle_bins=1", "model.hidden_size=16",
     "model.num_attention_heads=4", "model.dropout=0.3", "model.points_num_hidden_layers=2",
     "model.points_intermediate_size=16", "model.joint_num_hidden_layers=0", "model.joint_intermediate_size=16",
     "model.decoder_num_hidden_layers=1", "model.decoder_intermediate_size=16", "model.decoder_dropout=0.3",
@@ -33,6 +33,7 @@ CHANGES = (
     "logging.report_to=[tensorboard]",
 )  # fmt: skip
 OF_A_CROP = ("crop.aspect=1.0", "crop.fewest_points=0.9")
+OF_GROUPS = "model.point_hidden_size=32"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,8 @@ def test_every_key_has_an_effect(before_the_first_step):
     cut = "crop.size=[0.6, 1.0]"
     for change in OF_A_CROP:
         assert before_the_first_step(cut, change) != before_the_first_step(cut)
+    groups = "model.tokenizer=groups"
+    assert before_the_first_step(groups, OF_GROUPS) != before_the_first_step(groups)
 
 
 def test_what_to_do_with_boxes_outside_and_with_other_classes_has_an_effect(before_the_first_step, manifest, tmp_path):
@@ -83,7 +86,7 @@ def test_the_protocol_follows_the_recipe():
 
 
 def test_the_list_of_keys_is_complete():
-    tried = {part.partition("=")[0] for change in (*CHANGES, *OF_A_CROP) for part in splitted(change)}
+    tried = {part.partition("=")[0] for change in (*CHANGES, *OF_A_CROP, OF_GROUPS) for part in splitted(change)}
     tried |= {f"evaluation.{key}" for key in ("fewest_points", "oriented", "absent")}
     tried |= {"labels.outside", "labels.other_classes"}
     # test_detect.py: what a pre-trained model gives, images, the average, resamples and pictures; the contract's other

@@ -310,6 +310,7 @@ def test_every_key_of_model_decoder_masking_and_loss_reaches_the_config():
         "model.points_intermediate_size=7": ("points_intermediate_size", 7),
         "model.joint_num_hidden_layers=5": ("joint_num_hidden_layers", 5),
         "model.joint_intermediate_size=7": ("joint_intermediate_size", 7),
+        "model.point_hidden_size=32": ("point_hidden_size", 32), "model.unit_m=0.2": ("unit_m", 0.2),
         "model.skip_points_near_origin=true": ("skip_points_near_origin", True),
         "decoder.hidden_size=32": ("decoder_hidden_size", 32),
         "decoder.num_attention_heads=2": ("decoder_num_attention_heads", 2),

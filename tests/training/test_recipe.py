@@ -112,6 +112,8 @@ PIMAE_MISTAKES = {
 DETECT_MISTAKES = {
     "model.group_radius=0.2 model.tokenizer=groups": "group_radius has no effect with groups",
     "model.patch_size=[8,8]": "patch_size has no effect while image is false",
+    "model.point_hidden_size=32": "point_hidden_size has no effect unless tokenizer is groups",
+    "model.unit_m=0": "'model.unit_m': is 0",
     "labels.scenes=4 labels.fraction=0.5": "fraction and scenes exclude each other",
     "labels.classes=[bed,bed]": "classes names a class twice",
     "labels.classes=[]": "'labels.classes': is []",

@@ -129,6 +129,7 @@ def _sizes(source: Checkpoint, notes: list[str], heads: int | None, decoder_head
         "image_num_hidden_layers": depth(source, IMAGE_ENCODER.official),
         "image_intermediate_size": shape(f"{IMAGE_ENCODER.official}.0.mlp.fc1.bias", 1)[0],
         "group_size": members,
+        "point_hidden_size": shape("pc_branch.MAE_encoder.encoder.first_conv.0.bias", 1)[0],
         "points_num_hidden_layers": depth(source, POINTS_ENCODER.official),
         "points_intermediate_size": shape(f"{POINTS_ENCODER.official}.0.linear1.bias", 1)[0],
         "joint_num_hidden_layers": depth(source, JOINT.official),
