@@ -74,15 +74,15 @@ def test_the_page_tells_a_clear_difference_from_noise(tmp_path):
     save(tmp_path / "tables", *runs, *image, make_run("clusters", 0, found=8))
     page = tables_detection.detection(tmp_path)
     assert lines_of(page, "- `complement − scratch`") == [
-        "- `complement − scratch`, AP25: the interval lies above zero in 3 of the 3 seeds; "
-        "AP50: the interval lies above zero in 3 of the 3 seeds."
+        "- `complement − scratch`, AP25: the interval lies above zero in 3 of 3 seeds; "
+        "AP50: the interval lies above zero in 3 of 3 seeds."
     ]
     assert lines_of(page, "- `scratch with image − scratch`") == [
-        "- `scratch with image − scratch`, AP25: **noise** in the 3 seeds; AP50: **noise** in the 3 seeds."
+        "- `scratch with image − scratch`, AP25: **noise** (3 seeds); AP50: **noise** (3 seeds)."
     ]
     assert "| complement − scratch | 0 | +1.000 [+1.000, +1.000] | +1.000 [+1.000, +1.000] |" in page
     assert "| complement − clusters | 2 | +0.000 [+0.000, +0.000] |" in page
-    assert "AP25 of 0.85 at least (reached: 1.000 by `complement`; `clusters`: 1.000)" in page
+    assert "| AP25 | 0.85 | 1.000 ± 0.000 | complement | yes | 1.000 |" in page
     assert "| complement | 3 | 1.000 ± 0.000 |" in page
 
 
