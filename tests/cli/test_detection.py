@@ -9,11 +9,14 @@ from PIL import Image
 
 from crossdim import readers
 from crossdim.cli.detection import folders_of
+from crossdim.convert.detr3d_file import convert_3detr
 from crossdim.datasets.scene_folder import from_scene_folder
 from crossdim.inference import load_detector
+from crossdim.models.detr3d_config import SUNRGBD
 from crossdim.training import detect
 from crossdim.training.recipe_detect import DetectRecipe
 from crossdim.training.recipe_files import load_recipe
+from tests.convert.test_detr3d import SMALL, save, weights_of
 from tests.training.detect_toys import MODEL, RECIPE, make_blocks
 from tests.training.scene_toys import INTRINSICS, SIZE
 
@@ -36,6 +39,16 @@ def test_a_table_says_class_score_place_size_and_yaw(crossdim, place):
     assert "with a score of 0 at least" in first
     assert heading.split() == ["class", "score", "centre", "(m)", "size", "(m)", "yaw", "(°)"]
     assert row.split()[0] in {"cube", "slab"}
+
+
+def test_a_converted_3detr_finds_boxes_of_its_classes(crossdim, place, tmp_path):
+    convert_3detr(save(tmp_path, weights_of(SMALL), SMALL), tmp_path / "out")
+    result = crossdim("detect", tmp_path / "out", place / "blocks" / "s02.npy", "--threshold", 0, "--json")
+    assert result.exit_code == 0, result.stderr
+    boxes = json.loads(result.stdout)["boxes"]
+    assert boxes
+    assert {box["label"] for box in boxes} <= set(SUNRGBD)
+    assert all(min(box["size_m"]) > 0 for box in boxes)
 
 
 def test_labels_in_a_manifest_are_compared_with_what_is_found(crossdim, place):
