@@ -63,23 +63,27 @@ def surface(hits: Hits, solids: Solids, shell: Solids, origin: Float[np.ndarray,
     everything = with_shell(solids, shell)
     start, direction = in_own_frame(everything, hits.solids, origin, hits.rays)
     own = start + hits.depths[..., None] * direction
+    halves, is_round = everything.halves.take(hits.solids, axis=0), everything.round[hits.solids]
     away = np.abs(own)
-    axis = away.argmax(axis=-1)
-    normals = np.eye(3)[axis] * np.sign(own)
-    side = np.concatenate(
-        [own[..., :2] / everything.halves[hits.solids][..., :2], np.zeros_like(own[..., :1])], axis=-1
-    )
-    radius = np.hypot(own[..., 0], own[..., 1])
-    is_side = everything.round[hits.solids] & (radius > away[..., 2])
-    cap = everything.round[hits.solids] & ~is_side
-    normals = np.where(is_side[..., None], side, normals)
-    normals = np.where(cap[..., None], np.array([0.0, 0.0, 1.0]) * np.sign(own[..., 2:]), normals)
-    normals = turned(normals / np.linalg.norm(normals, axis=-1, keepdims=True), everything.yaws[hits.solids])
-    normals = np.where((hits.solids == SHELL)[..., None], -normals, normals)
-    lengths = np.linalg.norm(hits.rays, axis=-1)
-    facing = np.abs((normals * hits.rays).sum(axis=-1)) / lengths
+    axis = np.where(is_round, 2, away.argmax(axis=-1))
+    normals = np.where(axis[..., None] == np.arange(3), np.sign(own), 0.0)
+    is_side = is_round & (np.hypot(own[..., 0], own[..., 1]) > away[..., 2])
+    normals[is_side, :2] = own[is_side, :2] / halves[is_side, :2]
+    normals[is_side, 2] = 0.0
+    normals = turned(normals / lengths(normals)[..., None], everything.yaws[hits.solids])
+    normals[hits.solids == SHELL] *= -1
+    facing = np.abs((normals * hits.rays).sum(axis=-1)) / lengths(hits.rays)
     points = origin + hits.depths[..., None] * hits.rays
-    return Surface(points, own * everything.halves[hits.solids], normals, facing)
+    return Surface(points, own * halves, normals, facing)
+
+
+def lengths(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+    """Return the length of each vector.
+
+    Args:
+        vectors: x, y and z.
+    """
+    return np.sqrt(vectors[..., 0] ** 2 + vectors[..., 1] ** 2 + vectors[..., 2] ** 2)
 
 
 def with_shell(solids: Solids, shell: Solids) -> Solids:
@@ -105,10 +109,10 @@ def colours(
         generator: Draws the light, the patterns and the noise.
     """
     everything = with_shell(solids, shell)
-    base = everything.colours[hits.solids]
+    base = everything.colours.take(hits.solids, axis=0)
     phases = generator.uniform(0, 2 * np.pi, (len(everything), 3))
     waves = generator.uniform(8, 60, (len(everything), 3)) * generator.choice([0.1, 1.0], (len(everything), 3))
-    angle = (waves[hits.solids] * seen.local + phases[hits.solids]).sum(axis=-1)
+    angle = (waves.take(hits.solids, axis=0) * seen.local + phases.take(hits.solids, axis=0)).sum(axis=-1)
     grain = everything.grains[hits.solids] * (0.1 * np.sin(angle + 1.5 * np.sin(0.37 * angle)))
     is_floor = (hits.solids == SHELL) & (seen.normals[..., 2] > 0.5)
     is_ceiling = (hits.solids == SHELL) & (seen.normals[..., 2] < -0.5)
@@ -116,7 +120,7 @@ def colours(
     base = np.where(is_ceiling[..., None], 0.93, base)
     lamp = shell.centers[0] + np.array([*generator.uniform(-1, 1, 2), shell.halves[0, 2] * 0.85])
     to_lamp = lamp - seen.points
-    distance = np.linalg.norm(to_lamp, axis=-1)
+    distance = lengths(to_lamp)
     lit = np.clip((to_lamp * seen.normals).sum(axis=-1) / distance, 0, 1)
     window = generator.normal(size=3) * np.array([1, 1, 0.3])
     daylight = np.clip((seen.normals * (window / np.linalg.norm(window))).sum(axis=-1), 0, 1)

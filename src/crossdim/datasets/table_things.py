@@ -27,7 +27,7 @@ PRINTS: tuple[Colour, ...] = (
 AREA = ((-0.3, -0.38), (0.3, 0.25))
 """Lowest and highest x and y of the middles of things."""
 
-TALLEST = 0.42
+TALLEST = 0.37
 """Metres above the table that the highest thing of a stack reaches at most, so that its top is seen."""
 
 COUNTS = {2: 0.45, 3: 0.35, 4: 0.15, 5: 0.05}

@@ -23,9 +23,9 @@ from crossdim.datasets.room_plans import Standing
 from crossdim.datasets.room_rendering import colours, measured, surface
 from crossdim.datasets.room_shapes import Part, Solids, cast, placed
 from crossdim.datasets.splits import Fractions
-from crossdim.datasets.table_things import ARRANGEMENTS, arrange
+from crossdim.datasets.table_things import ARRANGEMENTS, arrange, top
 from crossdim.errors import RecipeError
-from crossdim.geometry.camera import unproject
+from crossdim.geometry.camera import project, projection_matrix, unproject, visible
 from crossdim.samples import Boxes3D, Camera
 
 TASK = "category"
@@ -45,8 +45,14 @@ LEAST_SIZE = 0.01
 EVEN = 1.02
 """Rectangles whose areas differ by no more are equally small: the one nearest to yaw 0 is taken."""
 
-_MOST_POINTS = 1000
+_MOST_POINTS = 800
 """Points of a thing that its rectangle is found from."""
+
+_CAMERAS = 10
+"""Cameras that are tried."""
+
+_LOOKS_AT = 0.08
+"""Metres behind the middle of the table where the view meets it, but for some variation."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def draw_table_top(generator: Generator, kind: str, size: tuple[int, int] = (180
         size: (height, width) of the pictures in pixels.
     """
     standing = arrange(generator, kind)
-    camera, eye = _camera(generator, size)
+    camera, eye = _camera(standing, size, generator)
     solids, shell = _scene(standing, generator)
     hits = cast(solids, shell, camera)
     seen = surface(hits, solids, shell, eye)
@@ -156,11 +162,13 @@ def seen_box(points: Float[np.ndarray, "points 3"], foot: float) -> Float[np.nda
         points: Of the thing, in metres; at least one.
         foot: Height of what it stands on.
     """
-    few = points[:: -(-len(points) // _MOST_POINTS)]
+    few = points[:: -(-len(points) // _MOST_POINTS), :2]
     yaws = np.deg2rad(np.arange(-45, 45, 1.5))
     cosine, sine = np.cos(yaws), np.sin(yaws)
-    along, across = few[:, :2] @ np.array([cosine, sine]), few[:, :2] @ np.array([-sine, cosine])
-    low, high = np.quantile(np.stack([along, across]), (STRAY, 1 - STRAY), axis=1)  # (2, yaws)
+    turns = np.stack([cosine, sine, -sine, cosine], axis=-1).reshape(-1, 2, 2)
+    stray = int(STRAY * len(few))
+    sides = np.partition(turns @ few.T, (stray, len(few) - 1 - stray), axis=-1)  # (yaws, 2, points)
+    low, high = sides[..., stray].T, sides[..., len(few) - 1 - stray].T
     areas = (high - low).prod(axis=0)
     small = np.flatnonzero(areas <= EVEN * areas.min())
     best = small[np.abs(yaws[small]).argmin()]
@@ -171,25 +179,33 @@ def seen_box(points: Float[np.ndarray, "points 3"], foot: float) -> Float[np.nda
     return np.array([x, y, foot + height / 2, length, width, height, yaws[best]])
 
 
-def _camera(generator: Generator, size: tuple[int, int]) -> tuple[Camera, Float[np.ndarray, "3"]]:
-    """Return a camera before the table that looks at a place a little behind its middle, and where it stands."""
+def _camera(
+    standing: list[Standing], size: tuple[int, int], generator: Generator
+) -> tuple[Camera, Float[np.ndarray, "3"]]:
+    """Return a camera before the table with all things in its picture, if one is found soon, and where it stands."""
     height, width = size
-    eye = generator.uniform((-0.1, -0.78, 0.53), (0.1, -0.55, 0.68))
-    down = float(np.arctan2(eye[2], 0.08 - eye[1]) + generator.normal(0, 0.03))
-    pose = tilted(down, float(generator.normal(0, 0.02)))
-    pose[:3, 3] = -pose[:3, :3] @ eye
     focal = FOCAL * width
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-    return Camera(intrinsics, size, pose), eye
+    ends = [(each, end) for each in standing for end in (each.place[2], top(each))]
+    things = np.concatenate([np.column_stack([each.corners(), np.full(4, end)]) for each, end in ends])
+    for _ in range(_CAMERAS):
+        eye = generator.uniform((-0.1, -0.78, 0.53), (0.1, -0.55, 0.68))
+        down = np.arctan2(eye[2], _LOOKS_AT - eye[1]) + generator.normal(0, 0.03)
+        pose = tilted(float(down), float(generator.normal(0, 0.02)))
+        pose[:3, 3] = -pose[:3, :3] @ eye
+        camera = Camera(intrinsics, size, pose)
+        if visible(*project(things, projection_matrix(camera)), size).all():
+            break
+    return camera, eye
 
 
 def _scene(standing: list[Standing], generator: Generator) -> tuple[Solids, Solids]:
     """Return the things, the table and the room around it."""
     things = [(each.piece.parts, each.place, each.yaw) for each in standing]
-    top = tone(generator, WOODS + PAINTS)
+    colour = tone(generator, WOODS + PAINTS)
     width, length = generator.uniform((1.2, 1.1), (2.2, 3.0))
     turn, front = float(generator.normal(0, 0.15)), float(generator.uniform(-0.75, -0.5))
-    slab = Part((0.0, float(length) / 2, -0.02), (float(width), float(length), 0.04), top, grain=0.5)
+    slab = Part((0.0, float(length) / 2, -0.02), (float(width), float(length), 0.04), colour, grain=0.3)
     solids = placed(
         [*things, ((slab,), (float(generator.uniform(-0.3, 0.3)), front, 0.0), turn)], [*range(len(things)), -1]
     )
