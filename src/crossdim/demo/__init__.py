@@ -1,4 +1,4 @@
-"""The whole story on data that come with the installation: pre-train, fine-tune, evaluate, predict, ask, look at rooms.
+"""The whole story on data that come with the installation: pre-train, fine-tune, measure, predict, ask, find in rooms.
 
 Real pictures and volumes are those that scikit-image and nilearn ship; all others are drawn by crossdim.datasets
 (synthetic, phantom and rooms). Everything is computed here and now, in minutes on two cores; the same command goes on
@@ -76,6 +76,7 @@ class DemoResult:
         classifier: The fine-tuned run.
         answerer: The run that answers questions.
         spaces: The pre-training run on rooms.
+        detector: The run that finds boxes in rooms.
         prediction: For the picture that no run has seen.
         seconds: How long it took.
     """
@@ -86,6 +87,7 @@ class DemoResult:
     classifier: Path
     answerer: Path
     spaces: Path
+    detector: Path
     prediction: Prediction
     seconds: float
 
@@ -209,7 +211,7 @@ def write_report(
         reports: Of each arm and of chance.
         gain: Pre-trained minus scratch.
         prediction: For the unseen picture.
-        more: Further parts, about questions and rooms.
+        more: Further parts, about questions, rooms and boxes.
     """
     from crossdim.outputs.blocks import Document, Paragraph, Picture, Section
     from crossdim.outputs.document import save_document
@@ -254,7 +256,7 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     Raises:
         ReadError: A package of the ``demo`` extra is missing.
     """
-    from crossdim.demo import answers, scenes
+    from crossdim.demo import answers, boxes, scenes
     from crossdim.inference import load_predictor
     from crossdim.training import finetune, pretrain
     from crossdim.training.recipe import FinetuneRecipe, PretrainRecipe
@@ -283,10 +285,11 @@ def run(folder: Path, say: Say = print, *, silent: bool = False) -> DemoResult:
     prediction = load_predictor(runs["pretrained"]).predict(unseen)
     chance = prediction.probabilities[str(prediction.label)]
     say(f"5. A picture that no run has seen ({unseen}): {prediction.label} ({chance:.0%}); it was drawn as {truth}.")
-    more = [answers.tell(folder, say, silent=silent), scenes.tell(folder, say, silent=silent)]
+    more = [part.tell(folder, say, silent=silent) for part in (answers, scenes, boxes)]
     report = write_report(folder, encoder, reports, gain, prediction, more)
     seconds = time.monotonic() - started
     say(f"Done in {seconds:.0f} s. Pictures, curves and numbers: {report}")
     say("Your own files: crossdim pretrain FOLDER --out RUN; crossdim ask VOLUME 'question'")
-    classifier, answerer, spaces = runs["pretrained"], folder / answers.FOLDER, folder / scenes.FOLDER
-    return DemoResult(folder, report, encoder, classifier, answerer, spaces, prediction, seconds)
+    say(f"Boxes in a room, as files to open: {boxes.command(folder)}")
+    answerer, spaces, detector = (folder / part.FOLDER for part in (answers, scenes, boxes))
+    return DemoResult(folder, report, encoder, runs["pretrained"], answerer, spaces, detector, prediction, seconds)

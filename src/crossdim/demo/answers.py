@@ -1,4 +1,4 @@
-"""The demo's last part: a model that answers questions about volumes, and shows which slices mattered.
+"""The demo's part about questions: a model that answers questions about volumes, and shows which slices mattered.
 
 Bodies of ellipsoids with named organs are drawn as volumes of one kind of scan, each showing a part of a body;
 questions with exact answers are made from them; a small Med-2E3 learns them, and is asked about a body that it has
@@ -216,7 +216,7 @@ def section(run: Path, source: Path, checked: Sequence[Checked]) -> Section:
 
 
 def tell(folder: Path, say: Say, *, silent: bool = False) -> Section:
-    """Tell the last part of the story; returns its part of the report.
+    """Tell this part of the story; returns its part of the report.
 
     Args:
         folder: The demo's folder.
