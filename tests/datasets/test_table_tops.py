@@ -180,6 +180,16 @@ def test_the_camera_looks_down_at_the_table_from_half_a_metre_or_more_and_sees_w
         assert (np.abs(heights) < 1e-6).mean() > 0.25, "the table's top is z = 0"
 
 
+def test_nothing_hangs_over_the_edge_of_the_table(drawn):
+    for table in drawn:
+        feet = [each.corners() for each in table.standing if not each.raised]
+        feet = np.column_stack([np.concatenate(feet or [np.zeros((0, 2))]), np.zeros(4 * len(feet))])
+        columns, rows, depths = project(feet, projection_matrix(table.camera))
+        shown = visible(columns, rows, depths, SIZE)
+        there = table.true_depth_m[rows[shown].round().astype(int), columns[shown].round().astype(int)]
+        assert (there < depths[shown] + 0.02).all(), "the table, or something before it"
+
+
 def test_scene_folders_are_read_back_as_they_were_drawn(tmp_path):
     manifest = make_table_tops(tmp_path / "set", 4, (60, 80), seed=2, fractions=(1.0, 0.0, 0.0))
     assert Manifest.load(tmp_path / "set" / "manifest.jsonl") == manifest

@@ -21,7 +21,7 @@ from crossdim.datasets.osd import OBJECT
 from crossdim.datasets.room_furniture import PAINTS, WOODS, tone
 from crossdim.datasets.room_plans import Standing
 from crossdim.datasets.room_rendering import colours, measured, surface
-from crossdim.datasets.room_shapes import Part, Solids, cast, placed
+from crossdim.datasets.room_shapes import Part, Solids, cast, placed, turned
 from crossdim.datasets.splits import Fractions
 from crossdim.datasets.table_things import ARRANGEMENTS, arrange, top
 from crossdim.errors import RecipeError
@@ -202,14 +202,16 @@ def _camera(
 def _scene(standing: list[Standing], generator: Generator) -> tuple[Solids, Solids]:
     """Return the things, the table and the room around it."""
     things = [(each.piece.parts, each.place, each.yaw) for each in standing]
-    colour = tone(generator, WOODS + PAINTS)
-    width, length = generator.uniform((1.2, 1.1), (2.2, 3.0))
-    turn, front = float(generator.normal(0, 0.15)), float(generator.uniform(-0.75, -0.5))
-    slab = Part((0.0, float(length) / 2, -0.02), (float(width), float(length), 0.04), colour, grain=0.3)
-    solids = placed(
-        [*things, ((slab,), (float(generator.uniform(-0.3, 0.3)), front, 0.0), turn)], [*range(len(things)), -1]
-    )
+    turn = float(generator.normal(0, 0.15))
+    feet = np.concatenate([np.column_stack([each.corners(), np.zeros(4)]) for each in standing])
+    feet = turned(feet, -turn)[:, :2]
+    left, front = feet.min(axis=0) - generator.uniform((0.05, 0.05), (0.9, 0.4))
+    right, back = feet.max(axis=0) + generator.uniform((0.05, 0.2), (0.9, 2.5))
+    middle = (float(left + right) / 2, float(front + back) / 2, -0.02)
+    size = (float(right - left), float(back - front), 0.04)
+    slab = Part(middle, size, tone(generator, WOODS + PAINTS), grain=0.3)
+    solids = placed([*things, ((slab,), (0.0, 0.0, 0.0), turn)], [*range(len(things)), -1])
     low = float(generator.uniform(0.68, 0.78))
-    middle = (float(generator.uniform(-0.8, 0.8)), float(generator.uniform(0.0, 1.0)), 1.3 - low)
-    room = Part(middle, (5.0, 5.0, 2.6), tone(generator, PAINTS), grain=0.15)
+    center = (float(generator.uniform(-0.8, 0.8)), float(generator.uniform(0.0, 1.0)), 1.3 - low)
+    room = Part(center, (5.0, 5.0, 2.6), tone(generator, PAINTS), grain=0.15)
     return solids, placed([((room,), (0.0, 0.0, 0.0), 0.0)], [-1])
