@@ -11,7 +11,12 @@ from crossdim.errors import RecipeError
 PRETRAINING = ["model.preset=tiny", "optimisation.steps=400", "masking.alignment=complement"]
 
 
-def make_run(arm: str, seed: int, found: int, scenes: int = 8, classes: tuple[str, ...] = ("object",)) -> dict:
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch):
+    monkeypatch.setattr(tables_detection, "RESAMPLES", 100)
+
+
+def make_run(arm: str, seed: int, found: int, scenes: int = 4, classes: tuple[str, ...] = ("object",)) -> dict:
     """Return a run that finds the boxes of the first ``found`` scenes and misses those of the others."""
     content = {}
     for number in range(scenes):
@@ -56,22 +61,22 @@ def lines_of(page: str, start: str) -> list[str]:
 
 
 def test_scores_of_stored_boxes_are_those_of_the_protocol():
-    run = tables_detection.scored(make_run("scratch", 0, found=4))
-    assert run.report["boxes"] == 8
+    run = tables_detection.scored(make_run("scratch", 0, found=2))
+    assert run.report["boxes"] == 4
     assert run.score("AR25")["value"] == run.score("AR50")["value"] == 0.5
 
 
 def test_scenes_without_boxes_found_or_labelled_are_measured_too():
-    run = make_run("scratch", 0, found=8)
+    run = make_run("scratch", 0, found=4)
     run["scenes"]["s0"]["boxes"] = []
     run["scenes"]["s1"]["truth"] = []
-    assert tables_detection.scored(run).score("AR50")["value"] == pytest.approx(6 / 7)
+    assert tables_detection.scored(run).score("AR50")["value"] == pytest.approx(2 / 3)
 
 
 def test_the_page_tells_a_clear_difference_from_noise(tmp_path):
-    runs = [make_run(arm, seed, found) for seed in range(3) for arm, found in (("scratch", 0), ("complement", 8))]
+    runs = [make_run(arm, seed, found) for seed in range(3) for arm, found in (("scratch", 0), ("complement", 4))]
     image = [make_run("scratch with image", seed, 0) for seed in range(3)]
-    save(tmp_path / "tables", *runs, *image, make_run("clusters", 0, found=8))
+    save(tmp_path / "tables", *runs, *image, make_run("clusters", 0, found=4))
     page = tables_detection.detection(tmp_path)
     assert lines_of(page, "- `complement − scratch`") == [
         "- `complement − scratch`, AP25: the interval lies above zero in 3 of 3 seeds; "
@@ -87,7 +92,7 @@ def test_the_page_tells_a_clear_difference_from_noise(tmp_path):
 
 
 def test_a_difference_is_the_first_named_arm_minus_the_second():
-    ours, theirs = (tables_detection.scored(make_run(arm, 0, found)) for arm, found in (("scratch", 0), ("uniform", 8)))
+    ours, theirs = (tables_detection.scored(make_run(arm, 0, found)) for arm, found in (("scratch", 0), ("uniform", 4)))
     assert tables_detection.difference(ours, theirs, 0.25).value == -1
 
 
@@ -103,11 +108,11 @@ def test_rooms_have_a_row_for_each_class_of_the_best_arm(tmp_path):
     classes = ("bed", "chair")
     save(
         tmp_path / "rooms",
-        *(make_run(arm, 0, found, classes=classes) for arm, found in (("scratch", 1), ("uniform", 8))),
+        *(make_run(arm, 0, found, classes=classes) for arm, found in (("scratch", 1), ("uniform", 4))),
     )
     page = tables_detection.detection(tmp_path)
     assert "By class, `uniform`" in page
-    assert lines_of(page, "| bed") == ["| bed | 4 | 1.000 | 1.000 | 1.000 | 1.000 |"]
+    assert lines_of(page, "| bed") == ["| bed | 2 | 1.000 | 1.000 | 1.000 | 1.000 |"]
 
 
 def test_without_a_run_and_with_held_out_runs_alone_there_is_no_section(tmp_path):
@@ -125,6 +130,6 @@ def test_runs_of_different_recipes_are_not_compared(tmp_path):
 
 
 def test_runs_on_other_scenes_are_not_compared():
-    ours, theirs = (tables_detection.scored(make_run("scratch", 0, 1, scenes=count)) for count in (8, 7))
+    ours, theirs = (tables_detection.scored(make_run("scratch", 0, 1, scenes=count)) for count in (4, 3))
     with pytest.raises(RecipeError, match="measured on other scenes"):
         tables_detection.difference(ours, theirs, 0.5)
