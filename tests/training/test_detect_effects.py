@@ -14,8 +14,8 @@ from tests.training.test_effects import Ready, outcome, splitted
 
 CHANGES = (
     "seed=1", "model.preset=scannet", "model.tokenizer=groups", "model.num_groups=40", "model.group_size=4",
-    "model.group_radius=0.5", "model.unit_m=0.2", "model.num_queries=4", "model.angle_bins=1", "model.hidden_size=16",
-    "model.num_attention_heads=4", "model.dropout=0.3", "model.points_num_hidden_layers=2",
+    "model.group_radius=0.5", "model.unit_m=0.2", "model.num_queries=4", "model.query_features=tokens", "model.angle_bins=1",
+    "model.hidden_size=16", "model.num_attention_heads=4", "model.dropout=0.3", "model.points_num_hidden_layers=2",
     "model.points_intermediate_size=16", "model.joint_num_hidden_layers=0", "model.joint_intermediate_size=16",
     "model.decoder_num_hidden_layers=1", "model.decoder_intermediate_size=16", "model.decoder_dropout=0.3",
     "model.head_dropout=0.1", "model.skip_points_near_origin=true", "loss.class_cost=3", "loss.objectness_cost=3",
