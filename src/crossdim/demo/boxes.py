@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 FOLDER = "boxes"
 """Of the run, in the demo's folder; `crossdim detect` finds boxes with it."""
 
-STEPS = 300
+STEPS = 400
 """What this part costs: nearly all of its time is that of these steps."""
 
 THRESHOLD = 0.5
