@@ -195,8 +195,6 @@ def intersection_volume(
     Raises:
         GeometryError: If a box has no size or is not finite.
     """
-    check_boxes(first)
-    check_boxes(second)
     return _intersection(*_paired(first, second, pairwise))
 
 
@@ -211,8 +209,6 @@ def iou_3d(first: Float[Any, "*first 7"], second: Float[Any, "*second 7"], pairw
     Raises:
         GeometryError: If a box has no size or is not finite.
     """
-    check_boxes(first)
-    check_boxes(second)
     one, other = _paired(first, second, pairwise)
     common = _intersection(one, other)
     return common / (volumes(one) + volumes(other) - common)
@@ -231,8 +227,6 @@ def giou_3d(first: Float[Any, "*first 7"], second: Float[Any, "*second 7"], pair
     Raises:
         GeometryError: If a box has no size or is not finite.
     """
-    check_boxes(first)
-    check_boxes(second)
     one, other = _paired(first, second, pairwise)
     xp = array_namespace(one, other)
     common = _intersection(one, other)
@@ -255,8 +249,6 @@ def axis_aligned_iou(
     Raises:
         GeometryError: If a box has no size or is not finite.
     """
-    check_boxes(first)
-    check_boxes(second)
     one, other = _paired(first, second, pairwise)
     xp = array_namespace(one, other)
     (low_one, high_one), (low_other, high_other) = envelopes(one), envelopes(other)
@@ -314,7 +306,12 @@ def _paired(first: Any, second: Any, pairwise: bool) -> tuple[Any, Any]:
         first: ``(..., A, 7)``.
         second: ``(..., B, 7)``.
         pairwise: Every one with every other.
+
+    Raises:
+        GeometryError: If a box has no size or is not finite.
     """
+    check_boxes(first)
+    check_boxes(second)
     return (first[..., :, None, :], second[..., None, :, :]) if pairwise else (first, second)
 
 
