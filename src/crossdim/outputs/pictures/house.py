@@ -31,6 +31,17 @@ DISPLAY_PERCENTILES = (0.5, 99.5)
 Range = tuple[float, float]
 
 
+def shortened(name: str, length: int = 24) -> str:
+    """Return a name with its middle left out where it is long.
+
+    Args:
+        name: What is written beside a picture.
+        length: Characters that it may have.
+    """
+    half = length // 2
+    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
+
+
 def figure_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
     """Return a figure as the content of a file.
 

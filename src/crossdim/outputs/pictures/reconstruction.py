@@ -19,6 +19,7 @@ from crossdim.outputs.pictures.house import (
     head,
     new_figure,
     picture_axes,
+    shortened,
 )
 from crossdim.outputs.pictures.planes import mid_planes
 from crossdim.outputs.pictures.preview import write_letters
@@ -68,7 +69,7 @@ def reconstruction_2d(samples: Sequence[Reconstruction]) -> Figure:
         for axes, shown in zip(row, _pictures(sample), strict=True):
             axes.imshow(shown, interpolation="nearest")
             picture_axes(axes)
-        row[0].set_ylabel(_short(sample.name), size=SMALL, color=QUIET, parse_math=False)
+        row[0].set_ylabel(shortened(sample.name), size=SMALL, color=QUIET, parse_math=False)
     for axes, title in zip(grid[0], columns, strict=True):
         axes.set_title(title, size=TEXT, color=INK)
     _caption(figure, samples)
@@ -98,7 +99,7 @@ def _draw_volume(part: SubFigure, sample: Reconstruction) -> None:
     affine = _affine(sample)
     columns = _columns(sample)
     planes = mid_planes(sample.values, affine)
-    part.suptitle(_short(sample.name, 70), x=0.01, ha="left", size=SMALL, color=QUIET, parse_math=False)
+    part.suptitle(shortened(sample.name, 70), x=0.01, ha="left", size=SMALL, color=QUIET, parse_math=False)
     ratios = [plane.size_mm[0] for plane in planes]
     grid = part.subplots(3, len(columns), squeeze=False, gridspec_kw={"height_ratios": ratios})
     layers = _layers(sample)
@@ -158,11 +159,6 @@ def _columns(sample: Reconstruction) -> tuple[str, ...]:
 
 def _affine(sample: Reconstruction) -> Float[np.ndarray, "4 4"]:
     return ASSUMED_AFFINE if sample.affine is None else sample.affine
-
-
-def _short(name: str, length: int = 24) -> str:
-    half = length // 2
-    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _caption(figure: Figure, samples: Sequence[Reconstruction]) -> None:

@@ -22,6 +22,7 @@ from crossdim.outputs.pictures.house import (
     head,
     new_figure,
     picture_axes,
+    shortened,
 )
 from crossdim.outputs.pictures.reconstruction import HIDDEN_COLOUR
 from crossdim.outputs.pictures.space import OBLIQUE, draw_points, height_colours, limits_of
@@ -115,7 +116,7 @@ def scene_reconstruction(scenes: Sequence[SceneReconstruction]) -> Figure:
         else:
             _draw_points(row, part, scene.attention)
         if part is (scene.image or scene.points):
-            row[0].set_ylabel(_short(scene.name), size=SMALL, color=QUIET, parse_math=False)
+            row[0].set_ylabel(shortened(scene.name), size=SMALL, color=QUIET, parse_math=False)
     for axes, title in zip(grid[0], STEPS, strict=False):
         axes.set_title(title, size=TEXT, color=INK)
     figure.supxlabel(_caption(scenes), x=0.01, ha="left", size=SMALL, color=QUIET)
@@ -198,8 +199,3 @@ def _caption(scenes: Sequence[SceneReconstruction]) -> str:
         facts.append(f"{np.mean(groups):.0%} of the groups of points hidden (filled in: orange)")
     brightest = " The brighter, the more attention." if any(scene.attention is not None for scene in scenes) else ""
     return f"{', '.join(facts)}. Predictions are shown where hidden.{brightest}"
-
-
-def _short(name: str, length: int = 24) -> str:
-    half = length // 2
-    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
