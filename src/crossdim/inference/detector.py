@@ -16,6 +16,7 @@ from crossdim.inference.predictor import Progress, Source
 from crossdim.metrics.detection3d import Protocol, RawBoxes, detections
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.samples import Boxes3D, Scene
+from crossdim.training.detection_continuation import class_names
 from crossdim.training.detection_data import prepare_for_detection
 from crossdim.training.detection_evaluation import raw_boxes
 from crossdim.training.scenes import scene_part, thinned
@@ -46,7 +47,7 @@ class Detector:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their numbers."""
-        return tuple(str(name) for name in dict(self.model.config.id2label or {}).values())
+        return class_names(self.model.config)
 
     @overload  # a str is a sequence of str too; the first signature is meant for it
     def detect(  # type: ignore[overload-overlap]
