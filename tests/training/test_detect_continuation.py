@@ -118,6 +118,7 @@ def test_what_is_no_weight_may_be_stated(place):
         ("model.decoder_num_hidden_layers=3", r"'model\.decoder_num_hidden_layers': is 3, and .* has 2"),
         ("model.tokenizer=groups", r"'model\.tokenizer': is groups, and .* has set_abstraction"),
         ("model.image=true", r"'model\.image': is True, and .* has False\. Set model\.image=false"),
+        ("model.query_features=tokens", r"is tokens, and .* has none\. Set model\.query_features=none"),
         ("transfer=official", r"'transfer': is official, which says what is taken from a PiMAE"),
         ("contract.image_size=[8, 8]", r"'contract\.image_size': is given, and the pre-trained model has its own"),
         ("contract.num_points=16", r"'contract\.num_points': is 16, where 32 groups of 16 need 32 points"),

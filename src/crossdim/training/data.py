@@ -264,13 +264,14 @@ def check_records(
         except CrossdimError as error:
             return error
 
-    problems: list[str] = []
+    problems, remedies = list[str](), set[str]()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(dataset), AT_A_TIME):
             part = range(start, min(start + AT_A_TIME, len(dataset)))
             for index, found in zip(part, pool.map(attempt, part), strict=True):
                 if isinstance(found, CrossdimError):
                     problems.append(f"{dataset.manifest.records[index].id}: {found.reason}")
+                    remedies.add(found.remedy)
                 else:
                     dataset.keep(index, found)
             if progress is not None:
@@ -278,11 +279,12 @@ def check_records(
             if until_full and dataset.full:
                 break
     if problems:
+        remedy = remedies.pop() if len(remedies) == 1 else "Mend these files"
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ReadError(
             f"data '{dataset.manifest.header.name}'",
             f"{len(problems)} of {len(dataset)} records cannot be used ({shown})",
-            "Mend these files or take them out of the folder or manifest",
+            f"{remedy}, or take these records out of the folder or manifest",
         )
 
 

@@ -18,7 +18,8 @@ from crossdim.transforms.scenes import SceneContract
 
 _OF_THE_WEIGHTS = (
     *OF_THE_ENCODERS,
-    *("tokenizer", "image", "angle_bins", "decoder_num_hidden_layers", "decoder_intermediate_size"),
+    *("tokenizer", "image", "query_features", "angle_bins"),
+    *("decoder_num_hidden_layers", "decoder_intermediate_size"),
 )
 """Keys of the model that trained weights have decided."""
 
@@ -48,7 +49,8 @@ def continued_config(theirs: Detr3dConfig, recipe: DetectRecipe, names: Mapping[
     for key in _OF_THE_WEIGHTS:
         found = getattr(theirs, key)
         if stated.get(key, found) != found:
-            remedy = f"Set model.image={str(found).lower()}" if key == "image" else "Leave it out"
+            by_name = key in ("image", "query_features")  # which a packaged recipe states, so it cannot be left out
+            remedy = f"Set model.{key}={str(found).lower()}" if by_name else "Leave it out"
             reason = f"is {stated[key]}, and the detector that training begins with has {found}"
             raise RecipeError(f"'model.{key}'", reason, remedy)
     if theirs.tokenizer == "groups" and recipe.model.group_radius is not None:
