@@ -1,6 +1,8 @@
 """Sizes and options of the 3D detector, the named settings, and what the models put out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, no_type_check
 
 from huggingface_hub.dataclasses import strict
@@ -173,6 +175,7 @@ class Detr3dConfig(PreTrainedConfig):
                 raise ContractError(f"Detr3dConfig({key}=...)", "no such key", nearest(key, known))
         self.image_size, self.patch_size = pair(self.image_size), pair(self.patch_size)
         check_point_sizes(self.unit_m, self.point_hidden_size)
+        _check_range(self.scene_range)
         if not 1 <= self.num_queries <= self.num_groups:
             raise ContractError(
                 f"num_queries {self.num_queries}",
@@ -281,6 +284,16 @@ class Detr3dConfig(PreTrainedConfig):
         sizes |= {name: getattr(cls if own_tokens else pimae, name) for name in _TOKENS}
         sizes["num_queries"] = min(128, overrides.get("num_groups", sizes["num_groups"]))
         return cls(**{**sizes, **overrides})
+
+
+def _check_range(corners: Sequence[Sequence[float | int]] | None) -> None:
+    """Refuse corners that places cannot be shares of."""
+    if corners is None:
+        return
+    fits = [len(corner) for corner in corners] == [3, 3]
+    if not fits or not all(-inf < low < high < inf for low, high in zip(*corners, strict=True)):
+        reason = "is not the lowest and then the highest (x, y, z) of a part of a scene"
+        raise ContractError(f"scene_range {corners}", reason, "Give two corners in metres, or None for the points' own")
 
 
 @dataclass
