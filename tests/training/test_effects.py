@@ -43,7 +43,7 @@ FINETUNE = (
     "selection.metric=loss", "selection.evaluate_every_epochs=2", "selection.patience=3", "logging.log_every=3",
     "logging.report_to=[tensorboard]", "hardware.cache_gib=0",
 )  # fmt: skip
-SCENE_PARTS = ("points", "pixel_values", "projection")
+SCENE_PARTS = ("points", "pixel_values", "projection", "boxes")
 LORA = ("adaptation.rank=2", "adaptation.alpha=1", "adaptation.dropout=0.5", "adaptation.targets=[fc1]")
 
 
