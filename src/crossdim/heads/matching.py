@@ -290,11 +290,14 @@ def weighted_sum(losses: Mapping[str, Float[Tensor, "layers"]], weights: Detecti
 def mean_over_processes(count: Int[Tensor, ""]) -> Float[Tensor, ""]:
     """Return the mean of a number over the processes that train together.
 
+    Without gradients it is this process's own: whoever evaluates may have more batches than the others, and nobody
+    would answer.
+
     Args:
         count: Of this one.
     """
     mean = count.to(torch.float32)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)
         mean = mean / torch.distributed.get_world_size()
     return mean

@@ -113,7 +113,8 @@ def begin(recipe: DetectRecipe, parts: DetectionParts, start: Path | None) -> Be
             raise ContractError(start, "was pre-trained without images", "Set model.image=false")
     config.num_points = stated.num_points or config.num_points
     points = _points(config, drawn, stated.region or _region_of(scene))
-    config.scene_range = points.region
+    if not going_on:
+        config.scene_range = points.region
     part = scene.model_copy(update={"points": points, "image": scene.image if config.image else None})
     source = f"{_AS_BEFORE}{pretrained.source.removeprefix(_AS_BEFORE)}"
     contract = PreprocessingContract(scene=part, source=source)
