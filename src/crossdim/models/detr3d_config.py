@@ -95,8 +95,8 @@ class Detr3dConfig(PreTrainedConfig):
         query_features: What queries begin with beside their places: ``none`` (3DETR), or what the encoders say of the
             ``tokens`` at these places, with which a detector learns in far fewer steps.
         scene_range: Lowest and highest corner, in metres, of what places and sizes are shares of; None takes the
-            corners of each scene's points. Where a contract cuts out a region, that region; a detector that goes on from
-            another one keeps its own.
+            corners of each scene's points. Where a contract cuts out a region, that region; a detector that goes on
+            from another one keeps its own.
         decoder_hidden_size: Width of the decoder.
         decoder_num_hidden_layers: Layers of the decoder.
         decoder_num_attention_heads: Heads of the decoder.
