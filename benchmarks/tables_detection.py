@@ -324,7 +324,7 @@ def _differences(runs: Sequence[Scored], baseline: Scored | None) -> tuple[str, 
     ]
     lines = [verdict(title, list(of_title.values())) for title, of_title in compared.items()]
     lead = (
-        "Noise: no seed's interval excludes zero. Where there is no difference, one interval in twenty excludes it by "
+        "**noise** means that no seed's interval excludes zero. Where there is no difference, one interval in twenty excludes it by "
         f"chance; {len(THRESHOLDS) * len(rows)} are shown.\n\n"
     )
     return table(["difference", "seed", *THRESHOLDS], rows), lead + "\n".join(lines)
