@@ -324,8 +324,8 @@ def _differences(runs: Sequence[Scored], baseline: Scored | None) -> tuple[str, 
     ]
     lines = [verdict(title, list(of_title.values())) for title, of_title in compared.items()]
     lead = (
-        "**noise** means that no seed's interval excludes zero. Where there is no difference, one interval in twenty excludes it by "
-        f"chance; {len(THRESHOLDS) * len(rows)} are shown.\n\n"
+        "**noise** means that no seed's interval excludes zero. Where there is no difference, one interval in twenty "
+        f"excludes it by chance; {len(THRESHOLDS) * len(rows)} are shown.\n\n"
     )
     return table(["difference", "seed", *THRESHOLDS], rows), lead + "\n".join(lines)
 
