@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.detection import ARMS_OF, FOLDS, TABLE_TOPS, WORLDS
+from benchmarks.detection import ARMS, ARMS_OF, FOLDS, TABLE_TOPS, WORLDS
 from benchmarks.tables_med2e3 import interval, spread, table
 from benchmarks.tables_pimae import PLANNED_SEEDS, RESAMPLES, Run, shown
 from crossdim.errors import RecipeError
-from crossdim.metrics.detection3d import Protocol, RawBoxes, TrueBoxes, compare_detections
+from crossdim.metrics.detection3d import TrueBoxes, compare_detections
+from crossdim.metrics.detection_protocol import Protocol, RawBoxes
 from crossdim.metrics.resampling import Estimate
 from crossdim.training.detection_evaluation import ScenePrediction, measure
+from crossdim.training.recipe_detect import DetectRecipe
 
 BASELINE = "clusters"
 AIMS = {"AP25": 0.85, "AP50": 0.55}
@@ -32,6 +34,8 @@ QUESTIONS = (
     ("complement", "scratch"),
     ("uniform", "complement"),
     ("independent", "complement"),
+    ("low rate", "complement"),
+    ("low rate", "scratch"),
     ("scratch with image", "scratch"),
     ("complement with image", "complement"),
     ("labelled synthetic", "complement"),
@@ -213,9 +217,11 @@ def check_alike(world: str, runs: Sequence[Scored]) -> None:
     """
 
     def kind(run: Run) -> str:
-        config = {key: value for key, value in run["config"].items() if key not in OWN}
+        # A key that was added since a run has its default.
+        config = DetectRecipe.model_validate(run["config"]).model_dump(mode="json", exclude=set(OWN))
         config["model"] = {key: value for key, value in config["model"].items() if key != "image"}
-        pretraining = [key for key in run["pretraining"] if not key.startswith("masking.alignment=")]
+        shared = [key for key in run["pretraining"] if key not in ARMS[run["arm"]].pretraining]
+        pretraining = [key for key in shared if not key.startswith("masking.alignment=")]
         return json.dumps([config, pretraining, run["training_records"], run["data_sha256"]], sort_keys=True)
 
     for run in runs:

@@ -16,7 +16,8 @@ from crossdim.cli import app
 from crossdim.demo import boxes, scenes
 from crossdim.errors import ReadError
 from crossdim.heads.point_reconstruction import chamfer_distance
-from crossdim.metrics.detection3d import RawBoxes, TrueBoxes
+from crossdim.metrics.detection3d import TrueBoxes
+from crossdim.metrics.detection_protocol import RawBoxes
 from crossdim.outputs.blocks import Picture, Table
 from crossdim.training.detection_evaluation import ScenePrediction
 

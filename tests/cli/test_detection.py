@@ -81,6 +81,17 @@ def test_oriented_suppression_keeps_boxes_that_the_protocol_drops(crossdim, plac
     assert oriented >= plain
 
 
+def test_boxes_can_be_tightened(crossdim, place):
+    common = ("detect", place / "run", place / "blocks" / "s02.npy", "--threshold", 0, "--json")
+    boxes = json.loads(crossdim(*common, "--tighten", 0.05).stdout)["boxes"]
+    found = load_detector(place / "run", device="cpu").detect(place / "blocks" / "s02.npy", 0.0, tighten_m=0.05).boxes
+    np.testing.assert_allclose([box["size_m"] for box in boxes], found.sizes_m, atol=1e-5)
+    assert [box["size_m"] for box in boxes] != [box["size_m"] for box in json.loads(crossdim(*common).stdout)["boxes"]]
+    refused = crossdim(*common, "--tighten", -1)
+    assert refused.exit_code == 2
+    assert "--tighten" in refused.stderr
+
+
 def test_a_single_scene_is_saved_with_its_page(crossdim, place, tmp_path):
     out = tmp_path / "out"
     result = crossdim("detect", place / "run", place / "blocks" / "s02.npy", "--threshold", 0, "--save", out)

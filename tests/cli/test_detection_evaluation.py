@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from crossdim.convert.detr3d_file import convert_3detr
@@ -151,6 +152,17 @@ def test_boxes_may_suppress_one_another_as_they_are_turned(crossdim, place, tmp_
         return sum(len(each.raw.boxes) for each in read_predictions(tmp_path / "out" / "predictions.jsonl", "all")[1])
 
     assert kept("--oriented") > kept()
+
+
+def test_boxes_are_measured_tightened_if_that_is_asked_for(crossdim, place, tmp_path):
+    command = ("evaluate", place / "run", place / "others.jsonl", "--split", "all", "--bootstrap", 100)
+    found = []
+    for name, options in (("plain", ()), ("tight", ("--tighten", 0.05))):
+        assert crossdim(*command, "--out", tmp_path / name, *options).exit_code == 0
+        found.append(read_predictions(tmp_path / name / "predictions.jsonl", "all")[1])
+    for plain, tight in zip(*found, strict=True):
+        assert np.array_equal(plain.raw.objectness, tight.raw.objectness)
+    assert any(not np.allclose(plain.raw.boxes, tight.raw.boxes) for plain, tight in zip(*found, strict=True))
 
 
 def test_a_converted_3detr_is_measured_like_a_run(crossdim, place, tmp_path):

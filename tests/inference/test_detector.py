@@ -11,8 +11,9 @@ import crossdim
 from crossdim.datasets.scenes import find_scenes
 from crossdim.errors import ContractError, ReadError
 from crossdim.geometry.boxes import as_array, axis_aligned_iou, iou_3d
+from crossdim.geometry.tightening import tightened
 from crossdim.inference import Detector, load_answerer, load_detector, load_encoder, load_predictor
-from crossdim.metrics.detection3d import Protocol, points_inside
+from crossdim.metrics.detection_protocol import Protocol, points_inside
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.models.detr3d_config import Detr3dConfig
 from crossdim.samples import Image, Origin, PointCloud, Scene
@@ -97,6 +98,17 @@ def test_boxes_of_one_class_overlap_little_as_the_protocol_or_the_option_measure
         overlaps = overlap(as_array(boxes), as_array(boxes)) * (same & ~np.eye(len(boxes), dtype=bool))
         assert overlaps.max(initial=0) <= Protocol().overlap
     assert len(model.boxes(load(), 0.0, oriented=True)) >= len(model.boxes(load(), 0.0))
+
+
+def test_tightened_boxes_end_at_the_points_that_they_hold(model, place):
+    ((_, load),) = find_scenes(f"{place / 'blocks.jsonl'}#s02")
+    plain, found = model.boxes(load(), 0.0), model.boxes(load(), 0.0, tighten_m=0.05)
+    assert found.labels == plain.labels
+    assert np.array_equal(found.scores, plain.scores)
+    _, points = model.look(load())
+    assert np.allclose(as_array(found), tightened(as_array(plain).astype(np.float32), points, 0.05))
+    assert not np.allclose(found.sizes_m, plain.sizes_m)
+    assert model.detect(f"{place / 'blocks.jsonl'}#s02", 0.0, tighten_m=0.05).boxes.labels == found.labels
 
 
 def test_every_box_holds_points_of_the_scene(model, place):

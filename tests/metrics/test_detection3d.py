@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from crossdim.errors import ContractError, GeometryError, RecipeError
 from crossdim.geometry.boxes import canonical_yaws, iou_3d
-from crossdim.metrics.detection3d import (
-    Detections,
-    Protocol,
-    RawBoxes,
-    TrueBoxes,
-    compare_detections,
-    detections,
-    evaluate_detections,
-    kept_boxes,
-    points_inside,
-)
+from crossdim.metrics.detection3d import TrueBoxes, compare_detections, evaluate_detections
+from crossdim.metrics.detection_protocol import Detections
 
 NAMES = ("chair", "table", "bed")
 
@@ -221,70 +212,7 @@ def test_a_report_is_plain_json():
 # What counts.
 
 
-def raw(places, probabilities, objectness, size=1.0, yaw=0.0):
-    boxes = boxes_at(*places, size=size, yaw=yaw)
-    return RawBoxes(boxes, np.array(probabilities, dtype=np.float64), np.array(objectness, dtype=np.float64))
-
-
-ANY = Protocol(fewest_points=0)
-
-
-def test_a_more_certain_box_of_the_same_class_suppresses_another():
-    of = raw([0, 0.2, 0.2, 3], [[0.8, 0], [0.9, 0], [0, 0.5], [0.3, 0]], [0.8, 0.9, 0.5, 0.3])
-    assert kept_boxes(of, None, ANY).tolist() == [False, True, True, True]
-    any_class = Protocol(fewest_points=0, suppression="any_class")
-    assert kept_boxes(of, None, any_class).tolist() == [False, True, False, True]
-    assert kept_boxes(of, None, Protocol(fewest_points=0, overlap=0.9)).all()
-
-
-def test_turned_boxes_overlap_less_than_what_is_around_them():
-    of = raw([0, 0.8], [[1.0, 0], [1, 0]], [0.9, 0.8], yaw=np.pi / 4)
-    assert kept_boxes(of, None, ANY).tolist() == [True, False]
-    assert kept_boxes(of, None, Protocol(fewest_points=0, oriented=True)).all()
-
-
-def test_boxes_without_much_of_an_object_do_not_count():
-    of = raw([0, 3, 6], [[1.0, 0]] * 3, [0.06, 0.05, 0.04])
-    assert kept_boxes(of, None, ANY).tolist() == [True, False, False]
-    assert kept_boxes(of, None, Protocol(fewest_points=0, objectness=0.0)).all()
-
-
-def test_boxes_with_hardly_a_point_inside_do_not_count():
-    points = np.concatenate([np.zeros((5, 3)), np.full((4, 3), [3.0, 0, 0])])
-    of = raw([0, 3, 6], [[1.0, 0]] * 3, [0.5, 0.6, 0.7])
-    assert points_inside(of.boxes, points).tolist() == [5, 4, 0]
-    assert kept_boxes(of, points, Protocol()).tolist() == [True, False, False]
-    assert kept_boxes(of, points, Protocol(fewest_points=4)).tolist() == [True, True, False]
-
-
-def test_where_all_boxes_are_empty_the_most_certain_one_is_kept():
-    of = raw([0, 3, 6], [[1.0, 0]] * 3, [0.5, 0.7, 0.6])
-    assert kept_boxes(of, np.full((9, 3), 50.0), Protocol()).tolist() == [False, True, False]
-
-
-def test_every_box_counts_for_every_class_or_for_its_best():
-    of = raw([0, 3], [[0.7, 0.2], [0.1, 0.5]], [0.9, 0.6])
-    every = detections(of, None, ANY)
-    assert every.classes.tolist() == [0, 1, 0, 1]
-    assert every.scores.tolist() == pytest.approx([0.63, 0.18, 0.06, 0.3])
-    assert every.boxes[:, 0].tolist() == [0, 0, 3, 3]
-    best = detections(of, None, Protocol(fewest_points=0, emission="best_class"))
-    assert best.classes.tolist() == [0, 1]
-    assert best.scores.tolist() == pytest.approx([0.63, 0.3])
-
-
-def test_no_boxes_are_no_detections():
-    nothing = RawBoxes(np.zeros((0, 7)), np.zeros((0, 2)), np.zeros(0))
-    for protocol in (ANY, Protocol()):
-        assert len(detections(nothing, np.zeros((3, 3)), protocol).scores) == 0
-
-
 # What is refused.
-
-
-def test_points_are_asked_for_where_empty_boxes_are_dropped():
-    with pytest.raises(ContractError, match="points: are needed to drop empty boxes"):
-        kept_boxes(raw([0], [[1.0]], [0.5]), None, Protocol())
 
 
 @pytest.mark.parametrize(("detected", "truth"), [([], []), ([found()], []), ([found()] * 2, [true()])])

@@ -13,15 +13,8 @@ from crossdim.convert import convert_state_dict
 from crossdim.geometry.boxes import corners, iou_3d
 from crossdim.heads.detection3d import BoxPredictions
 from crossdim.heads.matching import DetectionWeights, detection_losses, generalised_iou, match, weighted_sum
-from crossdim.metrics.detection3d import (
-    Protocol,
-    RawBoxes,
-    TrueBoxes,
-    detections,
-    evaluate_detections,
-    kept_boxes,
-    points_inside,
-)
+from crossdim.metrics.detection3d import TrueBoxes, evaluate_detections
+from crossdim.metrics.detection_protocol import Protocol, RawBoxes, detections, kept_boxes, points_inside
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.models.detr3d_config import Detr3dConfig, Detr3dForObjectDetectionOutput
 from crossdim.models.pimae_config import PimaeConfig

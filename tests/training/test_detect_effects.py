@@ -4,7 +4,7 @@ import pytest
 
 from crossdim.datasets.manifest import Manifest
 from crossdim.datasets.scene_record import SceneBox
-from crossdim.metrics.detection3d import Protocol
+from crossdim.metrics.detection_protocol import Protocol
 from crossdim.training import detect
 from crossdim.training.detection_evaluation import protocol_of
 from crossdim.training.recipe_detect import DetectionEvaluationSection, DetectRecipe
@@ -84,13 +84,13 @@ def test_what_to_do_with_boxes_outside_and_with_other_classes_has_an_effect(befo
 
 def test_the_protocol_follows_the_recipe():
     assert protocol_of(DetectionEvaluationSection()) == Protocol()
-    for key, value in (("fewest_points", 0), ("oriented", True), ("absent", "zero")):
+    for key, value in (("fewest_points", 0), ("oriented", True), ("absent", "zero"), ("tighten_m", 0.02)):
         assert getattr(protocol_of(DetectionEvaluationSection(**{key: value})), key) == value
 
 
 def test_the_list_of_keys_is_complete():
     tried = {part.partition("=")[0] for change in (*CHANGES, *OF_A_CROP, OF_GROUPS) for part in splitted(change)}
-    tried |= {f"evaluation.{key}" for key in ("fewest_points", "oriented", "absent")}
+    tried |= {f"evaluation.{key}" for key in ("fewest_points", "oriented", "absent", "tighten_m")}
     tried |= {"labels.outside", "labels.other_classes"}
     # test_detect.py: what a pre-trained model gives, images, the average, resamples and pictures; the contract's other
     # keys as in test_scene_effects.py; one device here

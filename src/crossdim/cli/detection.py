@@ -1,8 +1,9 @@
 """`crossdim detect`: boxes in scenes, printed and as pictures, points in colours and a page."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from crossdim.cli.use import ask_each, report_refused, scenes_at
 if TYPE_CHECKING:
     from crossdim.inference import Detector
     from crossdim.outputs.detections import FoundBoxes, ShownScene
-    from crossdim.samples import Scene
+    from crossdim.samples import Boxes3D, Scene
 
 Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run of finetune detect, or a converted 3DETR.")]
 Scenes = Annotated[
@@ -39,6 +40,14 @@ Oriented = Annotated[
         "--oriented", help="Let boxes suppress one another by how they overlap as they are turned, not by upright ones."
     ),
 ]
+Tighten = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="METRES",
+        help="Fit each box to the points in it and this near it; for labels that end where what is seen ends.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +61,7 @@ def register(app: typer.Typer) -> None:
             "crossdim detect runs/boxes kitchen/",
             "crossdim detect runs/boxes kitchen/ office/points.ply --save out/",
             "crossdim detect runs/boxes scenes.jsonl --threshold 0.1 --json > boxes.jsonl",
+            "crossdim detect runs/things desk.ply --tighten 0.015",
         )
     )(detect)
 
@@ -62,6 +72,7 @@ def detect(
     save: Save = None,
     threshold: Threshold = 0.5,
     oriented: Oriented = False,
+    tighten: Tighten = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -74,12 +85,13 @@ def detect(
     folders = dict(zip(loads, folders_of(loads), strict=True))
     shown: list[ShownScene] = []
     notes: list[str] = []
+    find = partial(detector.boxes, oriented=oriented, tighten_m=tighten)
 
     def look(name: str) -> None:
         from crossdim.outputs.detections import MOST_PICTURES, ShownScene, write_detections
 
-        found = _look(detector, name, loads[name](), threshold, oriented)
-        notes.extend(_notes(found, detector, oriented))
+        found = _look(find, name, loads[name](), threshold)
+        notes.extend(_notes(found, find))
         picture = None if save is None else write_detections(found, save / folders[name])
         shown.append(ShownScene.of(found, picture if len(shown) < MOST_PICTURES else None))
 
@@ -95,18 +107,17 @@ def detect(
     report_refused([*broken, *refused])
 
 
-def _look(detector: "Detector", name: str, scene: "Scene", threshold: float, oriented: bool) -> "FoundBoxes":
+def _look(find: "Callable[[Scene, float], Boxes3D]", name: str, scene: "Scene", threshold: float) -> "FoundBoxes":
     from crossdim.outputs.detections import FoundBoxes
 
-    boxes = detector.boxes(scene, threshold, oriented=oriented)
-    return FoundBoxes(name, replace(scene, boxes=boxes), scene.boxes, threshold)
+    return FoundBoxes(name, replace(scene, boxes=find(scene, threshold)), scene.boxes, threshold)
 
 
-def _notes(found: "FoundBoxes", detector: "Detector", oriented: bool) -> list[str]:
+def _notes(found: "FoundBoxes", find: "Callable[[Scene, float], Boxes3D]") -> list[str]:
     """Return what a user should know: warnings of the files, and how near a scene without boxes comes to having one."""
     notes = [f"{found.name}: {warning}" for warning in found.scene.warnings]
     if not len(found.boxes):
-        best = detector.boxes(found.scene, 0.0, oriented=oriented)
+        best = find(found.scene, 0.0)
         near = ""
         if len(best) and best.scores is not None:
             near = f"; the best one, {best.labels[0]}, has {best.scores[0]:.3f} (--threshold asks for less)"

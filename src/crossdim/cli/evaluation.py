@@ -28,6 +28,10 @@ Outside = Annotated[
 Oriented = Annotated[
     bool, typer.Option("--oriented", help="Boxes: let them suppress one another as they are turned, not upright.")
 ]
+Tighten = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="METRES", help="Boxes: fit each to the points in it and this near it."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -90,6 +94,7 @@ def evaluate(
     other_classes: OtherClasses = "refuse",
     outside: Outside = "refuse",
     oriented: Oriented = False,
+    tighten: Tighten = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -112,7 +117,7 @@ def evaluate(
         how = {"bootstrap": bootstrap, "seed": seed, "closed": closed, "batch": batch, "too_long": too_long}
         _evaluate_answers(loaded, (manifest, split, training), folder, how, (rule, bertscore), as_json)
     elif isinstance(loaded, Detector):
-        boxes = {"bootstrap": bootstrap, "oriented": oriented}
+        boxes = {"bootstrap": bootstrap, "oriented": oriented, "tighten_m": tighten}
         _evaluate_boxes(loaded, (manifest, split), folder, (boxes, seed), (other_classes, outside), as_json)
     else:
         _evaluate_classes(loaded, (manifest, split), folder, (bootstrap, seed), as_json)

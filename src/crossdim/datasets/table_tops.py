@@ -26,6 +26,7 @@ from crossdim.datasets.splits import Fractions
 from crossdim.datasets.table_things import ARRANGEMENTS, arrange, top
 from crossdim.errors import RecipeError
 from crossdim.geometry.camera import project, projection_matrix, unproject, visible
+from crossdim.geometry.tightening import LEAST_SIZE, smallest_rectangle
 from crossdim.samples import Boxes3D, Camera
 
 TASK = "category"
@@ -38,12 +39,6 @@ LEAST_AREA = 1 / 720
 
 STRAY = 0.005
 """Share of the points that may lie beyond each side of a box, because their depth was read at an edge."""
-
-LEAST_SIZE = 0.01
-"""Metres that a box measures at least."""
-
-EVEN = 1.02
-"""Rectangles whose areas differ by no more are equally small: the one nearest to yaw 0 is taken."""
 
 _MOST_POINTS = 800
 """Points of a thing that its rectangle is found from."""
@@ -163,20 +158,9 @@ def seen_box(points: Float[np.ndarray, "points 3"], foot: float) -> Float[np.nda
         foot: Height of what it stands on.
     """
     few = points[:: -(-len(points) // _MOST_POINTS), :2]
-    yaws = np.deg2rad(np.arange(-45, 45, 1.5))
-    cosine, sine = np.cos(yaws), np.sin(yaws)
-    turns = np.stack([cosine, sine, -sine, cosine], axis=-1).reshape(-1, 2, 2)
-    stray = int(STRAY * len(few))
-    sides = np.partition(turns @ few.T, (stray, len(few) - 1 - stray), axis=-1)  # (yaws, 2, points)
-    low, high = sides[..., stray].T, sides[..., len(few) - 1 - stray].T
-    areas = (high - low).prod(axis=0)
-    small = np.flatnonzero(areas <= EVEN * areas.min())
-    best = small[np.abs(yaws[small]).argmin()]
-    u, v = (low + high)[:, best] / 2
-    length, width = np.maximum((high - low)[:, best], LEAST_SIZE)
+    center, size, yaw = smallest_rectangle(few, stray=STRAY)
     height = max(float(np.quantile(points[:, 2], 1 - STRAY)) - foot, LEAST_SIZE)
-    x, y = cosine[best] * u - sine[best] * v, sine[best] * u + cosine[best] * v
-    return np.array([x, y, foot + height / 2, length, width, height, yaws[best]])
+    return np.array([*center, foot + height / 2, *size, height, yaw])
 
 
 def _camera(

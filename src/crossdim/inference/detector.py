@@ -13,7 +13,7 @@ from jaxtyping import Float
 from crossdim.datasets.scenes import find_scenes
 from crossdim.errors import ContractError
 from crossdim.inference.predictor import Progress, Source
-from crossdim.metrics.detection3d import Protocol, RawBoxes, detections
+from crossdim.metrics.detection_protocol import Protocol, RawBoxes, detections
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.samples import Boxes3D, Scene
 from crossdim.training.detection_continuation import class_names
@@ -51,7 +51,13 @@ class Detector:
 
     @overload  # a str is a sequence of str too; the first signature is meant for it
     def detect(  # type: ignore[overload-overlap]
-        self, path: Source, threshold: float = 0.5, *, oriented: bool = False, progress: Progress | None = None
+        self,
+        path: Source,
+        threshold: float = 0.5,
+        *,
+        oriented: bool = False,
+        tighten_m: float | None = None,
+        progress: Progress | None = None,
     ) -> Scene: ...
     @overload
     def detect(
@@ -60,6 +66,7 @@ class Detector:
         threshold: float = 0.5,
         *,
         oriented: bool = False,
+        tighten_m: float | None = None,
         progress: Progress | None = None,
     ) -> list[Scene]: ...
     def detect(
@@ -68,6 +75,7 @@ class Detector:
         threshold: float = 0.5,
         *,
         oriented: bool = False,
+        tighten_m: float | None = None,
         progress: Progress | None = None,
     ) -> Scene | list[Scene]:
         """Return a scene with the boxes found in it, or all scenes of a list.
@@ -78,6 +86,8 @@ class Detector:
             threshold: Least score of a box, 0 to 1.
             oriented: Whether boxes suppress one another by how they overlap as they are turned; otherwise by how the
                 upright boxes around them do, as in evaluation.
+            tighten_m: Boxes become the smallest ones around the points in them and this near them (metres), for a
+                detector whose labels end where what is seen ends; None leaves them.
             progress: Called with (done, all) after each scene.
 
         Raises:
@@ -95,12 +105,14 @@ class Detector:
         scenes = []
         for _, load in found:
             scene = load()
-            scenes.append(replace(scene, boxes=self.boxes(scene, threshold, oriented=oriented)))
+            scenes.append(replace(scene, boxes=self.boxes(scene, threshold, oriented=oriented, tighten_m=tighten_m)))
             if progress is not None:
                 progress(len(scenes), len(found))
         return scenes[0] if alone else scenes
 
-    def boxes(self, scene: Scene, threshold: float = 0.5, *, oriented: bool = False) -> Boxes3D:
+    def boxes(
+        self, scene: Scene, threshold: float = 0.5, *, oriented: bool = False, tighten_m: float | None = None
+    ) -> Boxes3D:
         """Return the boxes found in a scene, in its own frame, the most certain first.
 
         Args:
@@ -108,6 +120,8 @@ class Detector:
             threshold: Least score of a box, 0 to 1.
             oriented: Whether boxes suppress one another by how they overlap as they are turned; otherwise by how the
                 upright boxes around them do, as in evaluation.
+            tighten_m: Boxes become the smallest ones around the points in them and this near them (metres), for a
+                detector whose labels end where what is seen ends; None leaves them.
 
         Raises:
             ContractError: It does not fit the detector's preprocessing, or the threshold is no score.
@@ -115,7 +129,7 @@ class Detector:
         if not 0 <= threshold <= 1:
             raise ContractError(f"threshold {threshold:g}", "is no score", "Give a number from 0 to 1")
         # As in evaluation, but a box counts for its most probable class alone.
-        protocol = Protocol(oriented=oriented, emission="best_class")
+        protocol = Protocol(oriented=oriented, emission="best_class", tighten_m=tighten_m)
         found = detections(*self.look(scene), protocol)
         order = np.argsort(-found.scores, kind="stable")
         order = order[found.scores[order] >= threshold]

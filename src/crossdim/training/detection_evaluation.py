@@ -14,16 +14,8 @@ from jaxtyping import Float
 from crossdim.datasets.manifest import Progress
 from crossdim.errors import ReadError
 from crossdim.heads.detection3d import BoxPredictions
-from crossdim.metrics.detection3d import (
-    DetectionReport,
-    Detections,
-    Protocol,
-    RawBoxes,
-    TrueBoxes,
-    detections,
-    evaluate_detections,
-    kept_boxes,
-)
+from crossdim.metrics.detection3d import DetectionReport, TrueBoxes, evaluate_detections
+from crossdim.metrics.detection_protocol import Detections, Protocol, RawBoxes, detections, kept
 from crossdim.models.detr3d import Detr3dForObjectDetection
 from crossdim.training.data import refuse_failures
 from crossdim.training.detection_data import DetectionDataset, collate_detection
@@ -64,7 +56,12 @@ def protocol_of(section: DetectionEvaluationSection) -> Protocol:
     Args:
         section: The recipe's section.
     """
-    return Protocol(fewest_points=section.fewest_points, oriented=section.oriented, absent=section.absent)
+    return Protocol(
+        fewest_points=section.fewest_points,
+        oriented=section.oriented,
+        absent=section.absent,
+        tighten_m=section.tighten_m,
+    )
 
 
 def raw_boxes(predictions: BoxPredictions) -> list[RawBoxes]:
@@ -97,8 +94,7 @@ def predicted(
         assert scene.points is not None
         assert scene.boxes is not None
         assert scene.classes is not None
-        kept = kept_boxes(raw, scene.points.numpy() if protocol.fewest_points else None, protocol)
-        rest = RawBoxes(raw.boxes[kept], raw.class_probabilities[kept], raw.objectness[kept])
+        rest = kept(raw, scene.points.numpy(), protocol)
         truth = TrueBoxes(scene.boxes.numpy(), scene.classes.numpy())
         found.append(ScenePrediction(record.id, record.patient_id, rest, truth))
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from crossdim.errors import RecipeError
-from crossdim.metrics.detection3d import Protocol
+from crossdim.metrics.detection_protocol import Protocol
 from crossdim.training.averaging import MovingAverage
 from crossdim.training.detection_data import DetectionDataset
 from crossdim.training.detection_evaluation import ScenePrediction, measure, predicted, scores_of

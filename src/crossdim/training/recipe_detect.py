@@ -218,6 +218,8 @@ class DetectionEvaluationSection(Section):
         fewest_points: Points that have to lie in a box; 0 asks for none.
         oriented: Boxes that overlap as they are turned suppress one another, instead of the upright boxes around them.
         absent: A class that no scene holds is left out of means, or counts as 0 where it is predicted.
+        tighten_m: Each box that is kept becomes the smallest one around the points in it and this near it (metres), for
+            labels that end where what is seen ends; null leaves it, as the protocol does.
         bootstrap: Resamples of scenes behind the confidence intervals.
         pictures: Scenes of the page, with what was found in them.
     """
@@ -225,6 +227,7 @@ class DetectionEvaluationSection(Section):
     fewest_points: Count = 5
     oriented: bool = False
     absent: Literal["left_out", "zero"] = "left_out"
+    tighten_m: Annotated[float, Field(ge=0)] | None = None
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     pictures: Count = 3
 
