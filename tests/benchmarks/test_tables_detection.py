@@ -87,13 +87,41 @@ def test_the_page_tells_a_clear_difference_from_noise(tmp_path):
     ]
     assert "| complement − scratch | 0 | +1.000 [+1.000, +1.000] | +1.000 [+1.000, +1.000] |" in page
     assert "| complement − clusters | 2 | +0.000 [+0.000, +0.000] |" in page
-    assert "| AP25 | 0.85 | 1.000 ± 0.000 | complement | yes | 1.000 |" in page
+    assert "| AP25 | 0.85 | 1.000 ± 0.000 | complement | yes | 1.000 (complement) | 1.000 |" in page
     assert "| complement | 3 | 1.000 ± 0.000 |" in page
 
 
 def test_a_difference_is_the_first_named_arm_minus_the_second():
     ours, theirs = (tables_detection.scored(make_run(arm, 0, found)) for arm, found in (("scratch", 0), ("uniform", 4)))
     assert tables_detection.difference(ours, theirs, 0.25).value == -1
+
+
+def test_fitted_boxes_are_an_arm_beside_what_was_found_and_reach_no_aim_in_its_name(tmp_path):
+    runs = [make_run("scratch", seed, 2) | {"fitted": make_run("scratch", seed, 4)["scenes"]} for seed in range(3)]
+    save(tmp_path / "tables", *runs)
+    page = tables_detection.detection(tmp_path)
+    assert lines_of(page, "| scratch | 3 |")[0].startswith("| scratch | 3 | 0.5")
+    assert lines_of(page, "| scratch, fitted | 3 |")[0].startswith("| scratch, fitted | 3 | 1.000 ± 0.000")
+    assert "| scratch, fitted − scratch | 0 | +0.5" in page
+    assert "| AP50 | 0.55 | 1.000 ± 0.000 | scratch, fitted | yes | 0.500 (scratch) | – |" in page
+
+
+def test_the_margins_that_were_tried_stand_behind_the_tables(tmp_path):
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    rows = [{"margin_m": margin, "AP25": estimate, "AP50": estimate} for margin in (None, 0.015)]
+    save(tmp_path / "tables", make_run("scratch", 0, 2))
+    (tmp_path / "margins.json").write_text(json.dumps({"test_records": 60, "margins": rows}), encoding="utf-8")
+    page = tables_detection.detection(tmp_path)
+    assert "chosen on 60 drawn table tops" in page
+    assert lines_of(page, "| 1.5 cm") == ["| 1.5 cm | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |"]
+    assert len(lines_of(page, "| as found")) == 1
+
+
+def test_a_recipe_written_before_a_key_was_added_is_compared_with_one_that_has_it(tmp_path):
+    later = make_run("complement", 0, 1)
+    later["config"]["evaluation"] = {"tighten_m": None}
+    save(tmp_path / "tables", make_run("scratch", 0, 1), later)
+    assert "complement" in tables_detection.detection(tmp_path)
 
 
 def test_missing_arms_and_seeds_are_named(tmp_path):
