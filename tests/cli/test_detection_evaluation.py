@@ -75,22 +75,18 @@ def test_scenes_that_a_detector_never_saw_are_measured_as_a_whole(crossdim, plac
     assert [each["name"] for each in thresholds[0]["classes"]] == ["cube", "slab"]
 
 
+def measuring(place, folder):
+    """Return the command that measures the run on all of a folder's ``m.jsonl``."""
+    common = ("--split", "all", "--bootstrap", 100, "--out", folder / "out")
+    return ("evaluate", place / "run", folder / "m.jsonl", *common)
+
+
 def test_a_class_that_a_detector_does_not_know_is_refused_by_name_or_left_out_and_counted(crossdim, place, tmp_path):
     renamed(Manifest.load(place / "others.jsonl"), {"cube": "cube", "slab": "board"}).save(tmp_path / "m.jsonl")
-    command = (
-        "evaluate",
-        place / "run",
-        tmp_path / "m.jsonl",
-        "--split",
-        "all",
-        "--bootstrap",
-        100,
-        "--out",
-        tmp_path / "out",
-    )
+    command = measuring(place, tmp_path)
     refused = crossdim(*command)
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert "record 's01': has a box of class 'board', which is none of the 2 of the detector (cube" in refused.stderr
+    assert "record 's01': has a box of class 'board', which the detector does not know (it knows cube" in refused.stderr
     assert "--other-classes leave_out" in refused.stderr
     assert not (tmp_path / "out").exists()
     result = crossdim(*command, "--other-classes", "leave_out")
@@ -101,17 +97,7 @@ def test_a_class_that_a_detector_does_not_know_is_refused_by_name_or_left_out_an
 
 def test_a_box_outside_of_its_points_is_refused_or_kept_as_one_that_cannot_be_found(crossdim, place, tmp_path):
     moved(Manifest.load(place / "others.jsonl"), 0, 30.0).save(tmp_path / "m.jsonl")
-    command = (
-        "evaluate",
-        place / "run",
-        tmp_path / "m.jsonl",
-        "--split",
-        "all",
-        "--bootstrap",
-        100,
-        "--out",
-        tmp_path / "out",
-    )
+    command = measuring(place, tmp_path)
     refused = crossdim(*command)
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert "outside of its points" in refused.stderr

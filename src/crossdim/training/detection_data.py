@@ -169,8 +169,8 @@ def _refuse_other_classes(records: Iterable[Record], classes: Sequence[str], rem
             if box.label not in classes:
                 raise RecipeError(
                     f"record '{record.id}'",
-                    f"has a box of class '{box.label}', which is none of the {len(classes)} of the detector "
-                    f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})",
+                    f"has a box of class '{box.label}', which the detector does not know "
+                    f"(it knows {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})",
                     remedy,
                 )
 
