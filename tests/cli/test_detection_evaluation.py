@@ -1,12 +1,14 @@
 """A detector measured by a command: the numbers of its training, scenes it never saw, boxes it cannot know."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from crossdim.convert.detr3d_file import convert_3detr
 from crossdim.datasets.manifest import Manifest
+from crossdim.metrics.detection_protocol import Protocol
 from crossdim.training import detect
 from crossdim.training.detection_evaluation import read_predictions
 from crossdim.training.recipe_detect import DetectRecipe
@@ -48,8 +50,10 @@ def test_the_test_part_gives_the_numbers_and_the_boxes_that_the_training_gave(cr
     assert result.exit_code == 0, result.stderr
     out = place / "run" / "evaluations" / "blocks-test"
     expected = json.loads((place / "run" / "metrics.json").read_text())["test"]
-    assert json.loads((out / "metrics.json").read_text()) == expected
-    assert set(json.loads(result.stdout)) == set(expected)
+    told = json.loads((out / "metrics.json").read_text())
+    assert set(json.loads(result.stdout)) == set(told)
+    assert told.pop("protocol") == json.loads(json.dumps(asdict(Protocol())))
+    assert told == expected
     lines = (place / "run" / "predictions.jsonl").read_text().splitlines()
     assert (out / "predictions.jsonl").read_text().splitlines() == [
         line for line in lines if json.loads(line)["split"] == "test"
@@ -146,6 +150,9 @@ def test_boxes_are_measured_tightened_if_that_is_asked_for(crossdim, place, tmp_
     for name, options in (("plain", ()), ("tight", ("--tighten", 0.05))):
         assert crossdim(*command, "--out", tmp_path / name, *options).exit_code == 0
         found.append(read_predictions(tmp_path / name / "predictions.jsonl", "all")[1])
+    told = [json.loads((tmp_path / name / "metrics.json").read_text())["protocol"] for name in ("plain", "tight")]
+    assert [protocol.pop("tighten_m") for protocol in told] == [None, 0.05]
+    assert told[0] == told[1]
     for plain, tight in zip(*found, strict=True):
         assert np.array_equal(plain.raw.objectness, tight.raw.objectness)
     assert any(not np.allclose(plain.raw.boxes, tight.raw.boxes) for plain, tight in zip(*found, strict=True))

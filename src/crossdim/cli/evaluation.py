@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -232,6 +233,7 @@ def _evaluate_boxes(
     from crossdim.outputs.detection_report import detection_document, detection_headline
     from crossdim.outputs.document import save_document
     from crossdim.training.detection_conclusion import Unknown, evaluate_boxes, pictures_of, write_measured
+    from crossdim.training.detection_evaluation import protocol_of
     from crossdim.training.recipe_detect import DetectionEvaluationSection
 
     (manifest, split), (protocol, seed) = data, how
@@ -243,13 +245,14 @@ def _evaluate_boxes(
             detector.model, detector.contract, part, section, Unknown(*unknown), seed, progress
         )
     report = measured.report
-    write_measured(folder, report.to_dict(), {split: measured})
+    counted = report.to_dict() | {"protocol": asdict(protocol_of(section))}
+    write_measured(folder, counted, {split: measured})
     title = f"Boxes: {Path(detector.name).name} on {split} of {whole.header.name}"
     pictures = pictures_of(measured, section.pictures)
     page = detection_document(report, title, _provenance(detector, manifest, part, split), pictures)
     save_document(page, folder / "report.html")
     if as_json:
-        print_json(report.to_dict())
+        print_json(counted)
         return
     show_facts(
         [
