@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 FOLDER = "spaces"
 """Of the run, in the demo's folder; `crossdim embed` finds it there."""
 
-ROOMS, SIZE, SEED = 160, (120, 160), 6
+ROOMS, SIZE, SEED = 120, (120, 160), 6
 RESAMPLES = 1000
 TYPICAL_OF = 24
 """Training rooms among whose groups the most typical one is looked for."""
@@ -53,19 +53,19 @@ RECIPE = (
     "model.patch_size=[8, 8]",
     "model.num_groups=64",
     "model.group_size=32",
-    "model.point_hidden_size=32",
+    "model.point_hidden_size=16",
     "loss.image_weight=3",
     "contract.image_size=[48, 64]",
     "contract.drawn_points=1024",
     "contract.num_points=1024",
-    "batch.scenes=8",
+    "batch.scenes=6",
     "optimisation.base_learning_rate=3e-2",
     "optimisation.betas=[0.9, 0.95]",
     "optimisation.warmup=0.1",
     "optimisation.epochs=null",
-    "optimisation.steps=400",
+    "optimisation.steps=340",
     "logging.log_every=20",
-    "logging.save_every=200",
+    "logging.save_every=170",
     "health.picture_every=0",
     "health.probe_every=0",
 )
