@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
@@ -19,5 +21,6 @@ def test_every_file_passes_the_linter():
     assert_clean("ruff", "check", ".")
 
 
+@pytest.mark.slow
 def test_the_package_passes_the_type_checker():
     assert_clean("mypy")
